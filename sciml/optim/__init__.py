@@ -1,0 +1,7 @@
+"""Optimisers that use curvature, as Optax transformations."""
+
+from ._gauss_newton import GaussNewtonState as GaussNewtonState
+from ._gauss_newton import gauss_newton as gauss_newton
+from ._quasi_newton import QuasiNewtonState as QuasiNewtonState
+from ._quasi_newton import self_scaled_bfgs as self_scaled_bfgs
+from ._quasi_newton import self_scaled_broyden as self_scaled_broyden

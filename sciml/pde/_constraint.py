@@ -1,0 +1,322 @@
+"""Conditions that hold by construction: u(p) = lift(p) + vanish(p) * network(features(p)).
+
+The lift takes the declared values on their regions, the factor is zero there. On faces of a box the lift is the
+Boolean sum of interpolations axis by axis (transfinite interpolation; Gordon & Hall, 1973), on other regions it
+weighs the data by inverse distances (Sukumar & Srivastava, CMAME 389, 2022). Periodic axes enter the network as
+cosine and sine.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._condition import Value
+from ._domain import Region
+from ._unknown import TrainableNumber
+
+
+class ConstrainedFields(eqx.Module):
+    """The fields of a PDE as a function of one point `(d,)` -> `(number of fields,)`; see `PDE.model`."""
+
+    network: Callable
+    unknown: dict[str, TrainableNumber]
+    pde: Any = eqx.field(static=True)
+
+    def __call__(self, point: Float[Array, " d"]) -> Float[Array, " m"]:
+        raw = jnp.ravel(self.network(features(self.pde, point)))
+        constraints = self.pde.constraints
+        if not any(c.faces or c.regions for c in constraints):
+            return raw
+        numbers = self.pde.parameters(self)
+        return jnp.stack([_constrained(c, point, raw[i], numbers) for i, c in enumerate(constraints)])
+
+
+@dataclass(frozen=True)
+class Face:
+    """A declared value (order 0) or derivative (order 1) on the face where an axis has a fixed value."""
+
+    axis: int
+    at: float
+    order: int
+    data: Callable  # (point, numbers) -> value
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What one field satisfies exactly: on faces of a box, or on regions by distance."""
+
+    bounds: tuple[tuple[float, float], ...]
+    faces: tuple[Face, ...] = ()
+    regions: tuple[tuple[Region, Callable], ...] = ()
+
+
+def constrain(pde, network) -> ConstrainedFields:
+    """`network` made to satisfy the exact conditions of `pde`, with its unknown parameters beside it."""
+    unknown = {name: number.trainable() for name, number in pde.unknowns.items()}
+    return ConstrainedFields(network, unknown, pde)
+
+
+def features(pde, point) -> Float[Array, " k"]:
+    """The inputs of a network: coordinates scaled to [-1, 1]; cosine and sine of periodic ones."""
+    out = []
+    for i, axis in enumerate(pde.axes):
+        low, high = pde.domain.bounds[axis]
+        s = (point[i] - low) / (high - low)
+        if axis in pde.periodic_axes:
+            out += [jnp.cos(2 * jnp.pi * s), jnp.sin(2 * jnp.pi * s)]
+        else:
+            out.append(2 * s - 1)
+    return jnp.stack(out)
+
+
+def make_constraints(pde) -> tuple[Constraint, ...]:
+    """For each field of `pde`, what `pde.exact` asks of it."""
+    bounds = tuple(pde.domain.bounds[a] for a in pde.axes)
+    by_field = {f: Constraint(bounds) for f in pde.fields}
+    for value in pde.exact:
+        for target, data in value.targets.items():
+            field, order = _target(pde, target, value)
+            c = by_field[field]
+            read = _reader(pde, data, target)
+            faces = [_face(pde, piece) for piece in value.on.pieces]
+            if all(faces):
+                more = tuple(Face(axis, at, order, read) for axis, at in faces)
+                c = Constraint(bounds, c.faces + more, c.regions)
+            else:
+                c = Constraint(bounds, c.faces, (*c.regions, (value.on, read)))
+            by_field[field] = c
+    return tuple(by_field.values())
+
+
+def exact_values(pde) -> tuple[Value, ...]:
+    """The declared values that `pde.model` satisfies by construction.
+
+    By default those on whole faces of a box that agree where faces meet; `exact=True` adds other regions.
+    Raises ValueError where `exact=True` cannot be had.
+    """
+    chosen = []
+    for value in pde.conditions:
+        if not isinstance(value, Value) or value.exact is False:
+            continue
+        reason = _obstacle(pde, value)
+        if reason and value.exact:
+            raise ValueError(f"the condition on {value.on.label} cannot hold exactly: {reason}")
+        if not reason:
+            chosen.append(value)
+    chosen = [v for v in chosen if not _needs_missing_value(pde, v, chosen)]
+    return tuple(v for v in chosen if not _disagrees(pde, v, chosen))
+
+
+def _target(pde, target: str, value: Value) -> tuple[str | None, int]:
+    """The field and order (0: value, 1: derivative across the face) of a target; (None, 0) for others."""
+    if target in pde.fields:
+        return target, 0
+    faces = [_face(pde, piece) for piece in value.on.pieces]
+    if len(faces) == 1 and faces[0]:
+        field, _, axis = target.rpartition("_")
+        if field in pde.fields and axis == pde.axes[faces[0][0]]:
+            return field, 1
+    return None, 0
+
+
+def _face(pde, piece) -> tuple[int, float] | None:
+    """Axis and value of a whole face of the domain where one axis is at an end; None for other regions."""
+    fixed = getattr(piece, "fixed", {})
+    if len(fixed) != 1 or piece.dim != pde.domain.dim - 1:
+        return None
+    ((axis, at),) = fixed.items()
+    if at not in pde.domain.bounds[axis]:
+        return None
+    if any(piece.bounds[a] != pde.domain.bounds[a] for a in pde.axes if a != axis):
+        return None
+    return pde.axes.index(axis), at
+
+
+def _obstacle(pde, value: Value) -> str:
+    faces = [_face(pde, piece) for piece in value.on.pieces]
+    for target in value.targets:
+        field, order = _target(pde, target, value)
+        if field is None:
+            return f"'{target}' is neither a field nor its derivative across a face of a box"
+        if order == 0 and not all(faces):
+            if not value.exact:
+                return "it is not a face of a box"
+            if not hasattr(value.on, "smooth_distance"):
+                return "its distance function is not known"
+    return ""
+
+
+def _needs_missing_value(pde, value: Value, chosen) -> bool:
+    """A derivative across a face is exact only together with the value there."""
+    for target in value.targets:
+        field, order = _target(pde, target, value)
+        face = _face(pde, value.on.pieces[0])
+        if order == 1 and not any(
+            field in v.targets and face in [_face(pde, p) for p in v.on.pieces] for v in chosen
+        ):
+            return True
+        if order == 1 and _opposite_is_fixed(pde, field, face, chosen):
+            return True
+    return False
+
+
+def _opposite_is_fixed(pde, field, face, chosen) -> bool:
+    axis, at = face
+    return any(
+        field in v.targets and other is not None and other[0] == axis and other[1] != at
+        for v in chosen
+        for other in (_face(pde, p) for p in v.on.pieces)
+    )
+
+
+def _disagrees(pde, value: Value, chosen) -> bool:
+    """Whether the data of `value` contradict those of another condition where two faces meet."""
+    for other in chosen:
+        if other is value and len(value.on.pieces) < 2:
+            continue
+        gap = _largest_gap(pde, value, other)
+        if gap > 1e-6:
+            message = (
+                f"the values on {value.on.label} and on {other.on.label} differ by {gap:.2g} where they meet"
+            )
+            if value.exact:
+                raise ValueError(f"{message}; set exact=False on one of them")
+            warnings.warn(f"{message}: {value.on.label} is imposed by a penalty", stacklevel=2)
+            return True
+    return False
+
+
+def _largest_gap(pde, first: Value, second: Value) -> float:
+    rng = np.random.default_rng(0)
+    lows, highs = np.array([pde.domain.bounds[a] for a in pde.axes]).T
+    numbers = {n: getattr(v, "initial", v) for n, v in pde.numbers.items()}
+    gap = 0.0
+    for target in set(first.targets) & set(second.targets) & set(pde.fields):
+        reads = [_reader(pde, v.targets[target], target) for v in (first, second)]
+        for a in (_face(pde, p) for p in first.on.pieces):
+            for b in (_face(pde, p) for p in second.on.pieces):
+                if a is None or b is None or a[0] == b[0]:
+                    continue
+                points = rng.uniform(lows, highs, (16, len(lows)))
+                points[:, a[0]], points[:, b[0]] = a[1], b[1]
+                values = [np.array([float(read(p, numbers)) for p in points]) for read in reads]
+                scale = max(1.0, *(np.abs(v).max() for v in values))
+                gap = max(gap, float(np.abs(values[0] - values[1]).max() / scale))
+    return gap
+
+
+def _reader(pde, data, target) -> Callable:
+    """The data of a declared value as a function of a point and the numbers of the PDE."""
+    if not callable(data):
+        return lambda point, numbers: jnp.asarray(data, jnp.result_type(float))
+    names = pde.data_arguments(data, target)
+
+    def read(point, numbers):
+        coordinates = dict(zip(pde.axes, point))
+        return jnp.asarray(data(**{n: (numbers | coordinates)[n] for n in names}))
+
+    return read
+
+
+def _constrained(c: Constraint, point, raw, numbers):
+    if c.regions:
+        return _by_distance(c, point, raw, numbers)
+    if not c.faces:
+        return raw
+    lift, vanish = _lift(c, numbers), 1.0
+    for axis in sorted({f.axis for f in c.faces}):
+        vanish = vanish * _vanishing(c, axis, point[axis])
+    return lift(point) + vanish * raw
+
+
+def _sides(c: Constraint, axis: int):
+    low, high = c.bounds[axis]
+    of = [f for f in c.faces if f.axis == axis]
+    return (
+        next((f for f in of if f.at == low and f.order == 0), None),
+        next((f for f in of if f.at == high and f.order == 0), None),
+        next((f for f in of if f.order == 1), None),
+    )
+
+
+def _vanishing(c: Constraint, axis: int, x):
+    low, high = c.bounds[axis]
+    s = (x - low) / (high - low)
+    lower, upper, slope = _sides(c, axis)
+    if slope is not None:
+        return s**2 if lower is not None else (1 - s) ** 2
+    if lower is not None and upper is not None:
+        return 4 * s * (1 - s)
+    return s if lower is not None else 1 - s
+
+
+def _lift(c: Constraint, numbers) -> Callable:
+    """A function of a point that takes the data on all faces, corrected axis by axis."""
+
+    def nothing(point):
+        return jnp.zeros((), point.dtype)
+
+    lift = nothing
+    for axis in sorted({f.axis for f in c.faces}):
+        lift = _corrected(lift, c, axis, numbers)
+    return lift
+
+
+def _corrected(lift, c: Constraint, axis: int, numbers) -> Callable:
+    low, high = c.bounds[axis]
+    lower, upper, slope = _sides(c, axis)
+
+    def moved(point, x):
+        return jnp.stack([jnp.asarray(x, point.dtype) if i == axis else point[i] for i in range(len(point))])
+
+    def miss(face: Face, point):
+        there = moved(point, face.at)
+        return face.data(there, numbers) - lift(there)
+
+    def miss_of_slope(face: Face, point):
+        there = moved(point, face.at)
+        direction = jnp.zeros_like(point).at[axis].set(1.0)
+        return face.data(there, numbers) - jax.jvp(lift, (there,), (direction,))[1]
+
+    def corrected(point):
+        s = (point[axis] - low) / (high - low)
+        value = lift(point)
+        if slope is not None:
+            end = lower if lower is not None else upper
+            return value + miss(end, point) + (point[axis] - slope.at) * miss_of_slope(slope, point)
+        if lower is not None and upper is not None:
+            return value + (1 - s) * miss(lower, point) + s * miss(upper, point)
+        return value + miss(lower if lower is not None else upper, point)
+
+    return corrected
+
+
+def _by_distance(c: Constraint, point, raw, numbers):
+    low, high = np.array(c.bounds).T
+    size = float(np.max(high - low))
+    parts = [(region.smooth_distance(point) / size, read) for region, read in c.regions]
+    for face in c.faces:
+        if face.order == 1:
+            raise ValueError("an exact derivative on a face cannot be joined with an exact value by distance")
+        parts.append((jnp.abs(point[face.axis] - face.at) / size, face.data))
+    distances = [d for d, _ in parts]
+    weights = []
+    for i in range(len(parts)):
+        weights.append(_multiply([d for j, d in enumerate(distances) if j != i]))
+    total = sum(weights) + jnp.finfo(point.dtype).tiny
+    lift = sum(w * read(point, numbers) for w, (_, read) in zip(weights, parts)) / total
+    return lift + _multiply(distances) * raw
+
+
+def _multiply(factors):
+    out = 1.0
+    for f in factors:
+        out = out * f
+    return out

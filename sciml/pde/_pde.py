@@ -1,0 +1,396 @@
+"""A problem in a textbook's notation: equations and conditions on a domain, and what they ask of a model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._loss import Groups
+from . import _checks
+from ._condition import Condition, Derived, Observations, Periodic, Value
+from ._constraint import Constraint, ConstrainedFields, constrain, exact_values, make_constraints
+from ._derivatives import derivatives
+from ._domain import Domain, Region
+from ._names import (
+    Coordinate,
+    Derivative,
+    Meaning,
+    Normal,
+    Parameter,
+    Vocabulary,
+    arguments,
+    find_fields,
+    space,
+)
+from ._unknown import Unknown
+
+INTERIOR = "interior"
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named residual: a function of named numbers that should be zero."""
+
+    name: str
+    function: Callable
+    meanings: Mapping[str, Meaning]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The terms of one region, whose points they share."""
+
+    label: str
+    region: Region | Observations
+    terms: tuple[Term, ...]
+    source: Any = None  # the declared condition, for those that can hold by construction
+
+
+class PDE:
+    """Equations and conditions on a domain.
+
+    **Arguments:** `domain` is where the equations hold. Then, in any order, equations (functions whose
+    argument names say what they need) and conditions (`value`, `flux`, `periodic`, `condition`, `observe`,
+    `derived`). `reference` is a known solution for comparison: a function of named coordinates, or an xarray
+    Dataset with the fields as variables and the axes as coordinates. `units` names units of axes and fields.
+    Further keywords are parameters: a number, a function of coordinates (a coefficient field), or
+    `Unknown(initial)`, to be found from observations.
+
+    An equation's arguments: fields `u`; derivatives `u_t`, `u_xx`, `u_xy`, `u_theta_theta`, `laplacian_u` (over
+    all axes but `t`); on a boundary the derivative along the outward normal, `u_n`; coordinates; parameters;
+    derived quantities and their derivatives.
+
+    Raises ValueError where a name is unknown, a derivative runs along an axis that does not exist, conditions
+    contradict one another or an equation does not return one number per point; TypeError for other objects.
+    Warns where the conditions do not determine the solution.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        *items: Any,
+        reference: Any = None,
+        units: Mapping[str, str] | None = None,
+        **parameters: Any,
+    ):
+        _checks.check_arguments(domain, items, parameters)
+        self.domain = domain
+        self.axes: tuple[str, ...] = tuple(domain.axes)
+        self.reference = reference
+        self.units = dict(units or {})
+        kinds = (Value, Condition, Periodic, Observations, Derived)
+        self.equations = {}
+        for equation in (i for i in items if not isinstance(i, kinds)):
+            self.equations[_unique(_equation_name(equation, len(self.equations)), self.equations)] = equation
+        self.conditions = tuple(i for i in items if isinstance(i, kinds[:4]))
+        self.numbers = {k: v for k, v in parameters.items() if not callable(v)}
+        self.derived = {k: v for k, v in parameters.items() if callable(v)}
+        for item in items:
+            if isinstance(item, Derived):
+                self.derived |= item.functions
+        self.unknowns = {k: v for k, v in self.numbers.items() if isinstance(v, Unknown)}
+        self.fields = self._find_fields()
+        names = (*self.fields, *self.derived)
+        self.vocabulary = Vocabulary(self.axes, tuple(self.numbers), names)
+        self.derived_meanings = {
+            name: self._meanings(function, f"derived quantity '{name}'")
+            for name, function in self.derived.items()
+        }
+        _checks.check_cycles(self.derived_meanings)
+        self.groups = {group.label: group for group in self._make_groups()}
+        self._check_shapes()
+        _checks.check_conditions(self)
+
+    def __repr__(self) -> str:
+        terms = ", ".join(term.name for group in self.groups.values() for term in group.terms)
+        return f"PDE(fields={', '.join(self.fields)}; axes={', '.join(self.axes)}; terms={terms})"
+
+    # What a network for this problem looks like.
+
+    @property
+    def in_size(self) -> int:
+        """The inputs of a network: one per axis, two (sine and cosine) per periodic axis."""
+        return len(self.axes) + len(self.periodic_axes)
+
+    @property
+    def out_size(self) -> int:
+        """The outputs of a network: one per field."""
+        return len(self.fields)
+
+    @cached_property
+    def periodic_axes(self) -> tuple[str, ...]:
+        """The axes along which the fields repeat."""
+        return tuple(a for c in self.conditions if isinstance(c, Periodic) for a in c.axes)
+
+    @cached_property
+    def exact(self) -> tuple[Value, ...]:
+        """The conditions that hold by construction in `model`."""
+        return exact_values(self)
+
+    @cached_property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """For each field, what holds by construction."""
+        return make_constraints(self)
+
+    def data_arguments(self, data: Callable, target: str) -> tuple[str, ...]:
+        """The coordinates and parameters that the data of a declared value take."""
+        return arguments(data, f"value of '{target}'")
+
+    def model(self, network: Callable) -> ConstrainedFields:
+        """The fields as a function of one point `(d,)` -> `(number of fields,)`: `network` with its inputs
+        scaled to [-1, 1] and the exact conditions applied, beside the unknown parameters.
+
+        `network` maps `(in_size,)` to `(out_size,)` (or to a scalar where there is one field).
+        """
+        _checks.check_network(self, network)
+        return constrain(self, network)
+
+    # The loss and its points.
+
+    def residuals(self, model: Callable, batch: Groups) -> dict[str, Float[Array, " n"]]:
+        """The residual of every term of the groups in `batch`, at their points. This is a loss for `fit`."""
+        out: dict[str, Array] = {}
+        for label, points in batch.items():
+            out |= self._group_residuals(self.groups[label], model, points)
+        return out
+
+    @property
+    def trained_groups(self) -> tuple[Group, ...]:
+        """The groups that training has to satisfy: all but the conditions that hold by construction."""
+        return tuple(g for g in self.groups.values() if not any(g.source is c for c in self.exact))
+
+    def points(self, n: int = 2048, boundary: int | None = None) -> Callable:
+        """A stream `key -> batch` of points drawn uniformly: `n` in the interior and `boundary` (by default
+        n // 8, at least 64) on each region that has a condition to be trained; observations are used whole.
+        """
+        counts = self.point_counts(n, boundary)
+
+        def draw(key) -> Groups:
+            return Groups(
+                {
+                    group.label: _draw(group.region, jax.random.fold_in(key, i), counts[group.label], self.axes)
+                    for i, group in enumerate(self.trained_groups)
+                }
+            )
+
+        return draw
+
+    def point_counts(self, n: int, boundary: int | None = None) -> dict[str, int]:
+        """How many points each trained group gets."""
+        edge = boundary if boundary is not None else max(64, n // 8)
+        return {
+            g.label: n if g.label == INTERIOR else (1 if getattr(g.region, "dim", 1) == 0 else edge)
+            for g in self.trained_groups
+        }
+
+    def parameters(self, model: Any) -> dict[str, Array | float]:
+        """The value of every parameter; unknown ones come from the model."""
+        return {
+            name: model.unknown[name]() if name in self.unknowns else number
+            for name, number in self.numbers.items()
+        }
+
+    def _group_residuals(self, group: Group, model, points) -> dict[str, Array]:
+        needs_normal = any(isinstance(m, Normal) for t in group.terms for m in t.meanings.values())
+        if isinstance(group.region, Observations):
+            points, measured = points["points"], points["values"]
+        else:
+            measured = jnp.zeros((points.shape[0], 0), points.dtype)
+        normals = group.region.normal(points) if needs_normal else jnp.zeros_like(points)
+
+        def one(point, normal, measurement):
+            meanings = {n: m for term in group.terms for n, m in term.meanings.items()}
+            values = self.evaluate(meanings, model, point, normal)
+            extra = {"measured": measurement}
+            return {
+                term.name: term.function(**{n: (values | extra)[n] for n in _argument_names(term, measured)})
+                for term in group.terms
+            }
+
+        return jax.vmap(one)(points, normals, measured)
+
+    def evaluate(
+        self,
+        meanings: Mapping[str, Meaning],
+        model: Callable,
+        point: Float[Array, " d"],
+        normal: Float[Array, " d"] | None = None,
+    ) -> dict[str, Array | float]:
+        """The number that each name stands for at one point, all derivatives in one sweep."""
+        wanted: dict[str, dict] = {}
+        for meaning in meanings.values():
+            if isinstance(meaning, Derivative):
+                wanted.setdefault(meaning.of, {})[meaning.partial] = None
+            elif isinstance(meaning, Normal):
+                wanted.setdefault(meaning.of, {}).update({(i,): None for i in space(self.axes)})
+        found = self._quantities(wanted, model, point)
+        numbers = self.parameters(model)
+
+        def read(meaning: Meaning):
+            match meaning:
+                case Coordinate(index):
+                    return point[index]
+                case Parameter(name):
+                    return numbers[name]
+                case Normal(of):
+                    return sum(normal[i] * found[of][(i,)] for i in space(self.axes))
+                case Derivative(of, partial):
+                    return found[of][partial]
+
+        return {name: read(meaning) for name, meaning in meanings.items()}
+
+    def _quantities(self, wanted, model, point) -> dict[str, dict]:
+        partials = dict.fromkeys(p for q, ps in wanted.items() if q in self.fields for p in ps)
+        found = {}
+        if partials:
+            sweep = derivatives(lambda p: self._as_vector(model(p)), point, partials)
+            found = {f: {p: v[i] for p, v in sweep.items()} for i, f in enumerate(self.fields)}
+        for name in wanted:
+            if name in self.derived:
+                found[name] = derivatives(lambda p, n=name: self._derived_value(n, model, p), point, wanted[name])
+        return found
+
+    def _derived_value(self, name, model, point) -> Array:
+        values = self.evaluate(self.derived_meanings[name], model, point)
+        return jnp.asarray(self.derived[name](**values), point.dtype)
+
+    def _as_vector(self, output) -> Float[Array, " m"]:
+        output = jnp.ravel(output)
+        if output.shape != (len(self.fields),):
+            raise ValueError(
+                f"the model returned {output.size} numbers at a point, expected {len(self.fields)}: one for each "
+                f"of the fields {', '.join(self.fields)}"
+            )
+        return output
+
+    # Reading the problem, once.
+
+    def _find_fields(self) -> tuple[str, ...]:
+        names: list[str] = []
+        declared: list[str] = []
+        for name, equation in self.equations.items():
+            names += arguments(equation, f"equation '{name}'")
+        for name, function in self.derived.items():
+            names += arguments(function, f"'{name}'")
+        for item in self.conditions:
+            if isinstance(item, Value):
+                names += item.targets
+                declared += [t for t in item.targets if "_" not in t]
+            elif isinstance(item, Condition):
+                names += arguments(item.equation, f"condition '{item.name}'")
+            elif isinstance(item, Observations):
+                declared += item.values
+        fields = find_fields(names, declared, self.axes, (*self.numbers, *self.derived))
+        if not fields:
+            raise ValueError(
+                "no field found: an equation must ask for a derivative, as in `def poisson(u_xx, u_yy)`, along "
+                f"the axes of the domain: {', '.join(self.axes)}"
+            )
+        return fields
+
+    def _meanings(self, function, where, skip=()) -> dict[str, Meaning]:
+        names = [n for n in arguments(function, where) if n not in skip]
+        return {name: self.vocabulary.meaning(name, where) for name in names}
+
+    def _make_groups(self):
+        terms = tuple(
+            Term(name, f, self._meanings(f, f"equation '{name}'")) for name, f in self.equations.items()
+        )
+        _checks.refuse_normals(terms)
+        yield Group(INTERIOR, self.domain, terms)
+        labels = {INTERIOR: None}
+        for item in self.conditions:
+            if isinstance(item, Periodic):
+                continue
+            region = item if isinstance(item, Observations) else item.on
+            label = _unique(item.name if isinstance(item, Observations | Condition) else _label(item), labels)
+            labels[label] = None
+            yield Group(label, region, tuple(self._condition_terms(item, label)), item)
+
+    def _condition_terms(self, item, label):
+        if isinstance(item, Condition):
+            where = f"condition '{label}'"
+            yield Term(label, item.equation, self._meanings(item.equation, where))
+        elif isinstance(item, Value):
+            for target, data in item.targets.items():
+                yield self._value_term(target, data, item)
+        else:
+            for i, field in enumerate(item.values):
+                where = f"observations '{label}'"
+                meaning = self.vocabulary.meaning(field, where)
+                yield Term(f"{field} {label}", _Misfit(field, i), {field: meaning})
+
+    def _value_term(self, target, data, item: Value) -> Term:
+        where = f"value of '{target}' on {item.on.label}"
+        meanings = {target: self.vocabulary.meaning(target, where)}
+        if callable(data):
+            meanings |= _checks.only_known(self._meanings(data, where), where)
+        return Term(f"{target} on {item.on.label}", _Difference(target, data), meanings)
+
+    def _check_shapes(self) -> None:
+        number = jax.ShapeDtypeStruct((), jnp.result_type(float))
+        for group in self.groups.values():
+            for term in group.terms:
+                if isinstance(term.function, _Misfit):
+                    continue
+                _checks.check_scalar(term.name, term.function, {n: number for n in term.meanings})
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """A declared value as a residual: the target minus the data."""
+
+    target: str
+    data: Any
+
+    def __call__(self, **values):
+        return values[self.target] - self.data_at(values)
+
+    def data_at(self, values):
+        if not callable(self.data):
+            return self.data
+        return self.data(**{n: values[n] for n in arguments(self.data, self.target)})
+
+
+@dataclass(frozen=True)
+class _Misfit:
+    """Measured minus computed."""
+
+    field: str
+    column: int
+
+    def __call__(self, measured, **values):
+        return values[self.field] - measured[self.column]
+
+
+def _argument_names(term: Term, measured) -> tuple[str, ...]:
+    return (*term.meanings, "measured") if measured.shape[1] else tuple(term.meanings)
+
+
+def _draw(region, key, n: int, axes):
+    if not isinstance(region, Observations):
+        return region.sample(key, n)
+    return {
+        "points": jnp.stack([jnp.asarray(region.coordinates[a]) for a in axes], axis=1),
+        "values": jnp.stack([jnp.asarray(v) for v in region.values.values()], axis=1),
+    }
+
+
+def _label(item: Value) -> str:
+    return f"{', '.join(item.targets)} on {item.on.label}"
+
+
+def _equation_name(equation, index: int) -> str:
+    name = getattr(equation, "__name__", "<lambda>")
+    return f"equation {index + 1}" if name == "<lambda>" else name
+
+
+def _unique(name: str, taken) -> str:
+    candidate, i = name, 2
+    while candidate in taken:
+        candidate, i = f"{name} ({i})", i + 1
+    return candidate

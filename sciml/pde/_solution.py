@@ -1,0 +1,220 @@
+"""The solution of a PDE: a function of named coordinates, with its error, picture and file."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._precision import double_precision
+from .._save import load as load_model
+from .._save import save as save_model
+from ._pde import PDE
+
+# Points evaluated at once.
+CHUNK = 65536
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What `solve` returns: the problem, the trained fields, the history of the losses (an xarray Dataset), what
+    `solve` chose, and the seconds it took.
+    """
+
+    pde: PDE
+    model: Any
+    history: Any
+    chosen: Mapping[str, Any]
+    seconds: float
+
+    def __repr__(self) -> str:
+        return f"Solution({', '.join(self.pde.fields)} of {', '.join(self.pde.axes)}; {self.seconds:.1f} s)"
+
+    def __call__(self, **coordinates: Any) -> Any:
+        """The field at points given by name: `solution(t=0.5, x=[0.0, 0.1])`.
+
+        Coordinates are numbers or arrays that broadcast against each other. Returns a NumPy array of their common
+        shape, or a dict of them by field where there are several fields. Points outside the domain are
+        extrapolated. Raises ValueError for a missing or unknown coordinate.
+        """
+        self._check_axes(coordinates)
+        arrays = np.broadcast_arrays(*[np.asarray(coordinates[a], float) for a in self.pde.axes])
+        values = self._evaluate(np.stack([a.ravel() for a in arrays], axis=1))
+        fields = {f: values[:, i].reshape(arrays[0].shape) for i, f in enumerate(self.pde.fields)}
+        return fields[self.pde.fields[0]] if len(fields) == 1 else fields
+
+    def on(self, grid: Any = None, **axes: Any) -> Any:
+        """The fields on a grid, as an xarray Dataset with named dimensions and units.
+
+        `grid` is a number of points per axis, a mapping from axes to numbers of points or coordinate values, or an
+        xarray object that has the axes as coordinates; axes can be given as keywords too. By default about 65,000
+        points. Points outside the domain are NaN. Where the problem has a reference, use `compare`.
+        """
+        import xarray as xr
+
+        if hasattr(grid, "coords"):
+            return self._at_coordinates(grid)
+        points = self._grid_axes(grid, axes)
+        mesh = np.meshgrid(*points.values(), indexing="ij")
+        flat = np.stack([m.ravel() for m in mesh], axis=1)
+        values = self._evaluate(flat)
+        values[~np.asarray(self.pde.domain.contains(flat))] = np.nan
+        data = {f: (self.pde.axes, values[:, i].reshape(mesh[0].shape)) for i, f in enumerate(self.pde.fields)}
+        return self._labelled(xr.Dataset(data, coords=points))
+
+    def compare(self, grid: Any = None) -> Any:
+        """As `on`, with `u_reference` and `u_error` beside each field `u` that the reference has.
+
+        A reference that is an xarray object is compared at its own coordinates, without interpolation.
+        Raises ValueError where the problem has no reference.
+        """
+        reference = self.pde.reference
+        if reference is None:
+            raise ValueError("the problem has no reference: give one as PDE(..., reference=...)")
+        if hasattr(reference, "coords"):
+            dataset, known = self.on(reference), self._reference_variables(reference)
+        else:
+            dataset = self.on(grid)
+            known = self._reference_values(dataset)
+        for field, values in known.items():
+            dataset[f"{field}_reference"] = values.where(np.isfinite(dataset[field]))
+            dataset[f"{field}_error"] = dataset[field] - dataset[f"{field}_reference"]
+        return self._labelled(dataset)
+
+    def error(self, grid: Any = None) -> dict[str, float]:
+        """`relative_l2` (over all fields that the reference has) and `max_error` against the reference, on a grid
+        as for `on`; `relative_l2_u`, ... per field where there are several.
+        """
+        dataset = self.compare(grid)
+        fields = [f for f in self.pde.fields if f"{f}_error" in dataset]
+        squares = {
+            f: (float((dataset[f"{f}_error"] ** 2).sum()), float((dataset[f"{f}_reference"] ** 2).sum()))
+            for f in fields
+        }
+        out = {"relative_l2": _ratio(*(sum(s) for s in zip(*squares.values())))}
+        out["max_error"] = max(float(abs(dataset[f"{f}_error"]).max()) for f in fields)
+        if len(fields) > 1:
+            out |= {f"relative_l2_{f}": _ratio(*squares[f]) for f in fields}
+        return out
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The parameters of the equation; unknown ones as found."""
+        return {name: float(number) for name, number in self.pde.parameters(self.model).items()}
+
+    def plot(self, path: str | os.PathLike | None = None) -> Any:
+        """A figure of the solution, the reference and the error where there is one, and the losses; also written to
+        `path` where given. Returns the matplotlib Figure.
+        """
+        from ._plot import plot_solution
+
+        return plot_solution(self, path)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the trained network and the parameters found to one file, whole or not at all."""
+        save_model(path, (self.model.network, self.model.unknown))
+
+    @staticmethod
+    def load(path: str | os.PathLike, pde: PDE, model: Any = None) -> "Solution":
+        """Reads a solution of `pde` that `save` wrote. `model` is the network that was given to `solve`, if one was.
+
+        Raises ValueError where the file does not belong to this problem and network.
+        """
+        import xarray as xr
+
+        from ._solve import default_network
+
+        with double_precision():
+            network = default_network(pde, jax.random.key(0)) if model is None else model
+            like = pde.model(network)
+            network, unknown = load_model(path, (like.network, like.unknown))
+            fields = eqx.tree_at(lambda f: (f.network, f.unknown), like, (network, unknown))
+        return Solution(pde, fields, xr.Dataset(), {"loaded from": str(path)}, 0.0)
+
+    def _evaluate(self, points: np.ndarray) -> np.ndarray:
+        double = any(a.dtype == np.float64 for a in jax.tree.leaves(eqx.filter(self.model, eqx.is_array)))
+        with double_precision(double):
+            parts = [
+                np.asarray(_fields_at(self.model, jnp.asarray(points[i : i + CHUNK])), float)
+                for i in range(0, len(points), CHUNK)
+            ]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.pde.fields)))
+
+    def _check_axes(self, coordinates) -> None:
+        unknown = [a for a in coordinates if a not in self.pde.axes]
+        missing = [a for a in self.pde.axes if a not in coordinates]
+        if unknown or missing:
+            raise ValueError(
+                f"coordinates expected: {', '.join(self.pde.axes)}"
+                + (f"; missing: {', '.join(missing)}" if missing else "")
+                + (f"; unknown: {', '.join(unknown)}" if unknown else "")
+            )
+
+    def _grid_axes(self, grid, axes) -> dict[str, np.ndarray]:
+        size = len(self.pde.axes)
+        default = {1: 1001, 2: 257}.get(size, max(9, int(65536 ** (1 / size))))
+        given = dict(grid) if isinstance(grid, Mapping) else dict.fromkeys(self.pde.axes, grid or default)
+        given = dict.fromkeys(self.pde.axes, default) | given | axes
+        self._check_axes(given)
+        out = {}
+        for axis in self.pde.axes:
+            low, high = self.pde.domain.bounds[axis]
+            value = given[axis]
+            whole = isinstance(value, int | np.integer)
+            out[axis] = np.linspace(low, high, value) if whole else np.atleast_1d(np.asarray(value, float))
+        return out
+
+    def _at_coordinates(self, grid) -> Any:
+        import xarray as xr
+
+        missing = [a for a in self.pde.axes if a not in grid.coords]
+        if missing:
+            raise ValueError(f"the grid has no coordinate {', '.join(missing)}; it has {', '.join(grid.coords)}")
+        arrays = xr.broadcast(*[grid[a] for a in self.pde.axes])
+        values = self(**dict(zip(self.pde.axes, (a.values for a in arrays))))
+        values = values if isinstance(values, dict) else {self.pde.fields[0]: values}
+        coords = {a: grid.coords[a] for a in self.pde.axes}
+        data = {f: (arrays[0].dims, v) for f, v in values.items()}
+        return self._labelled(xr.Dataset(data, coords=coords))
+
+    def _reference_variables(self, reference) -> dict:
+        if not hasattr(reference, "data_vars"):
+            return {self.pde.fields[0]: reference}
+        return {f: reference[f] for f in self.pde.fields if f in reference}
+
+    def _reference_values(self, dataset) -> dict:
+        mesh = np.meshgrid(*[dataset[a].values for a in self.pde.axes], indexing="ij")
+        values = self.pde.reference(**dict(zip(self.pde.axes, mesh)))
+        values = values if isinstance(values, Mapping) else {self.pde.fields[0]: values}
+        unknown = set(values) - set(self.pde.fields)
+        if unknown:
+            raise ValueError(f"the reference returns {unknown}; the fields are {', '.join(self.pde.fields)}")
+        like = dataset[self.pde.fields[0]]
+        return {f: like.copy(data=np.broadcast_to(np.asarray(v, float), like.shape)) for f, v in values.items()}
+
+    def _labelled(self, dataset) -> Any:
+        for name in (*self.pde.axes, *self.pde.fields):
+            if name in dataset and name in self.pde.units:
+                dataset[name].attrs["units"] = self.pde.units[name]
+        for field in self.pde.fields:
+            dataset[field].attrs.setdefault("long_name", f"solution for {field}")
+            for suffix in ("reference", "error"):
+                name = f"{field}_{suffix}"
+                if name in dataset:
+                    dataset[name].attrs["long_name"] = f"{suffix} of {field}"
+                    dataset[name].attrs |= {k: v for k, v in dataset[field].attrs.items() if k == "units"}
+        dataset.attrs["Conventions"] = "CF-1.11"
+        return dataset
+
+
+@eqx.filter_jit
+def _fields_at(model, points):
+    return jax.vmap(lambda p: jnp.ravel(model(p)))(points)
+
+
+def _ratio(error: float, size: float) -> float:
+    return float(np.sqrt(error / size)) if size > 0 else float(np.sqrt(error))
