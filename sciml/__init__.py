@@ -16,6 +16,10 @@ from ._loss import misfit as misfit
 from ._loss import relative_misfit as relative_misfit
 from ._loss import weighted as weighted
 from ._precision import double_precision as double_precision
+from ._problem import Problem as Problem
+from ._problem import datasets as datasets
+from ._problem import problem as problem
+from ._problem import problems as problems
 from ._save import load as load
 from ._save import save as save
 from .pde import PDE as PDE

@@ -15,21 +15,24 @@ def mlp(
     depth: int = 3,
     activation: Callable = jnp.tanh,
     *,
+    spread: float = 1.0,
     key: Array,
 ) -> eqx.nn.MLP:
     """A multilayer perceptron `(in_size,) -> (out_size,)` with `depth` hidden layers of `width` units.
 
-    Weights are normal with variance 2 / (fan in + fan out) (Glorot & Bengio, 2010); the first biases are uniform in
-    [-1, 1], so that the units bend at different places of inputs scaled to [-1, 1], and the others zero. Numbers
-    have JAX's default precision at the time of the call.
+    Weights are normal with variance 2 / (fan in + fan out) (Glorot & Bengio, 2010) and biases zero, but for the first
+    layer: its weights are normal with standard deviation `spread` and its biases uniform in [-spread, spread], so that
+    the units bend at different places of inputs scaled to [-1, 1], the more sharply the larger `spread`. Numbers have
+    JAX's default precision at the time of the call.
     """
     network = eqx.nn.MLP(in_size, out_size, width, depth, activation, key=key)
     keys = jax.random.split(key, 2 * len(network.layers))
     weights, biases = [], []
     for i, layer in enumerate(network.layers):
         shape = layer.weight.shape
-        weights.append(jax.random.normal(keys[2 * i], shape) * (2.0 / sum(shape)) ** 0.5)
-        spread = 1.0 if i == 0 else 0.0
-        biases.append(jax.random.uniform(keys[2 * i + 1], (shape[0],), minval=-spread, maxval=spread))
+        deviation = spread if i == 0 else (2.0 / sum(shape)) ** 0.5
+        offset = spread if i == 0 else 0.0
+        weights.append(deviation * jax.random.normal(keys[2 * i], shape))
+        biases.append(jax.random.uniform(keys[2 * i + 1], (shape[0],), minval=-offset, maxval=offset))
     network = eqx.tree_at(lambda n: [layer.weight for layer in n.layers], network, weights)
     return eqx.tree_at(lambda n: [layer.bias for layer in n.layers], network, biases)

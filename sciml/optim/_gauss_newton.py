@@ -45,9 +45,7 @@ def gauss_newton(
                 "gauss_newton needs residuals: the loss must return a dict of residual arrays, not a scalar"
             )
         flat, unravel = ravel_pytree(params)
-        matrix, gradient, value = normal_equations(
-            lambda p, b: residual_fn(unravel(p), b), flat, batch, memory
-        )
+        matrix, gradient, value = normal_equations(lambda p, b: residual_fn(unravel(p), b), flat, batch, memory)
         step, damping = _damped_step(
             matrix, gradient, value, lambda s: value_fn(unravel(flat + s)), state.damping, max_tries
         )

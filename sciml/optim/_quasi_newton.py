@@ -70,16 +70,12 @@ def _quasi_newton(coefficients, max_evaluations) -> optax.GradientTransformation
         flat, unravel = ravel_pytree(params)
         value_and_grad = jax.value_and_grad(lambda p: value_fn(unravel(p)))
         stale = fresh | (state.count == 0)
-        value, gradient = jax.lax.cond(
-            stale, value_and_grad, lambda _: (state.value, state.gradient), flat
-        )
+        value, gradient = jax.lax.cond(stale, value_and_grad, lambda _: (state.value, state.gradient), flat)
         inverse, direction = _descent(state.inverse, gradient)
         start = Trial(jnp.zeros_like(value), value, jnp.vdot(direction, gradient), gradient)
         # The very first direction is the gradient itself, whose length means nothing.
         first = jnp.where(state.count == 0, jnp.minimum(1.0, 1.0 / jnp.linalg.norm(gradient)), 1.0)
-        end = strong_wolfe(
-            value_and_grad, flat, start, direction, first=first, max_evaluations=max_evaluations
-        )
+        end = strong_wolfe(value_and_grad, flat, start, direction, first=first, max_evaluations=max_evaluations)
         step = end.step * direction
         inverse = _update_inverse(inverse, step, end, gradient, coefficients)
         return unravel(step), QuasiNewtonState(inverse, end.value, end.gradient, state.count + 1)

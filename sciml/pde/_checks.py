@@ -66,9 +66,7 @@ def _check_region_axes(domain, item) -> None:
             if axis not in domain.axes:
                 raise ValueError(f"periodic: no axis '{axis}'; the domain has {', '.join(domain.axes)}")
     if isinstance(item, Observations) and set(item.coordinates) != set(domain.axes):
-        raise ValueError(
-            f"observe: coordinates {', '.join(item.coordinates)} given, expected {', '.join(domain.axes)}"
-        )
+        raise ValueError(f"observe: coordinates {', '.join(item.coordinates)} given, expected {', '.join(domain.axes)}")
 
 
 def check_scalar(name, function, arguments) -> None:

@@ -134,8 +134,7 @@ def _targets(targets, on, where) -> dict:
 def _check_region(on, where) -> None:
     if not isinstance(on, Region):
         raise TypeError(
-            f"{where}: `on` must be a region such as domain.at(t=0) or domain.boundary('x'), "
-            f"got {type(on).__name__}"
+            f"{where}: `on` must be a region such as domain.at(t=0) or domain.boundary('x'), got {type(on).__name__}"
         )
 
 

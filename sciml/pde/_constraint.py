@@ -158,9 +158,7 @@ def _needs_missing_value(pde, value: Value, chosen) -> bool:
     for target in value.targets:
         field, order = _target(pde, target, value)
         face = _face(pde, value.on.pieces[0])
-        if order == 1 and not any(
-            field in v.targets and face in [_face(pde, p) for p in v.on.pieces] for v in chosen
-        ):
+        if order == 1 and not any(field in v.targets and face in [_face(pde, p) for p in v.on.pieces] for v in chosen):
             return True
         if order == 1 and _opposite_is_fixed(pde, field, face, chosen):
             return True
@@ -183,9 +181,7 @@ def _disagrees(pde, value: Value, chosen) -> bool:
             continue
         gap = _largest_gap(pde, value, other)
         if gap > 1e-6:
-            message = (
-                f"the values on {value.on.label} and on {other.on.label} differ by {gap:.2g} where they meet"
-            )
+            message = f"the values on {value.on.label} and on {other.on.label} differ by {gap:.2g} where they meet"
             if value.exact:
                 raise ValueError(f"{message}; set exact=False on one of them")
             warnings.warn(f"{message}: {value.on.label} is imposed by a penalty", stacklevel=2)

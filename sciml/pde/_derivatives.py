@@ -41,9 +41,7 @@ class Laplacian(tuple):
 Partial = tuple[int, ...] | Laplacian
 
 
-def derivatives(
-    function: Callable, point: Float[Array, " d"], partials: Iterable[Partial]
-) -> dict[Partial, Array]:
+def derivatives(function: Callable, point: Float[Array, " d"], partials: Iterable[Partial]) -> dict[Partial, Array]:
     """The partial derivatives of `function` at one point.
 
     **Arguments:** `function` maps a point of shape `(d,)` to an array of any shape. `partials` lists what is
@@ -161,9 +159,7 @@ def _apply(equation, operands, partials) -> list:
     inner = params.get("call_jaxpr", params.get("jaxpr"))
     if name in _CALLS and inner is not None:
         if not any(isinstance(o, Series) for o in operands):
-            return bind(*operands) if name in ("jit", "pjit") else _evaluate(
-                *_open(inner), operands, partials
-            )
+            return bind(*operands) if name in ("jit", "pjit") else _evaluate(*_open(inner), operands, partials)
         return _evaluate(*_open(inner), operands, partials)
     if not any(isinstance(o, Series) for o in operands):
         return bind(*operands)
@@ -225,9 +221,7 @@ def _product(multiply, a, b, partials) -> Series:
     out = {}
     for p in partials:
         terms = [
-            (count, multiply(a[left], b[right]))
-            for (left, right), count in _splits(p)
-            if left in a and right in b
+            (count, multiply(a[left], b[right])) for (left, right), count in _splits(p) if left in a and right in b
         ]
         if terms:
             out[p] = _weighted_sum(terms)
@@ -354,9 +348,7 @@ def _power(operands, params, partials):
     if not isinstance(b, Series):
         return _compose(functools.partial(_differentiate, lambda v: v**b), a, partials)
     log = functools.partial(_differentiate, jnp.log)
-    exponent = _product(
-        jnp.multiply, b, _compose(log, a, partials) if isinstance(a, Series) else jnp.log(a), partials
-    )
+    exponent = _product(jnp.multiply, b, _compose(log, a, partials) if isinstance(a, Series) else jnp.log(a), partials)
     return _compose(_exp_tower, exponent, partials)
 
 

@@ -441,9 +441,7 @@ def _product_atom(a: Atom, b: Atom, columns: int) -> Atom:
         return first & (jnp.array(True) if b.keep is None else b.keep(points[:, columns:]))
 
     whole = a.keep is None and b.keep is None
-    return Atom(
-        a.unit_size + b.unit_size, place, a.measure * b.measure, a.share * b.share, None if whole else keep
-    )
+    return Atom(a.unit_size + b.unit_size, place, a.measure * b.measure, a.share * b.share, None if whole else keep)
 
 
 def _shares(measures: list[float], n: int) -> list[int]:

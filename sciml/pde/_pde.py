@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._loss import Groups
+from .._precision import double_precision
 from . import _checks
 from ._condition import Condition, Derived, Observations, Periodic, Value
-from ._constraint import Constraint, ConstrainedFields, constrain, exact_values, make_constraints
+from ._constraint import ConstrainedFields, Constraint, constrain, exact_values, make_constraints
 from ._derivatives import derivatives
 from ._domain import Domain, Region
 from ._names import (
@@ -97,13 +98,16 @@ class PDE:
         names = (*self.fields, *self.derived)
         self.vocabulary = Vocabulary(self.axes, tuple(self.numbers), names)
         self.derived_meanings = {
-            name: self._meanings(function, f"derived quantity '{name}'")
-            for name, function in self.derived.items()
+            name: self._meanings(function, f"derived quantity '{name}'") for name, function in self.derived.items()
         }
         _checks.check_cycles(self.derived_meanings)
         self.groups = {group.label: group for group in self._make_groups()}
         self._check_shapes()
-        _checks.check_conditions(self)
+        with double_precision():
+            _checks.check_conditions(self)
+            # The conditions that hold by construction in `model`, and for each field what that means.
+            self.exact: tuple[Value, ...] = exact_values(self)
+            self.constraints: tuple[Constraint, ...] = make_constraints(self)
 
     def __repr__(self) -> str:
         terms = ", ".join(term.name for group in self.groups.values() for term in group.terms)
@@ -125,16 +129,6 @@ class PDE:
     def periodic_axes(self) -> tuple[str, ...]:
         """The axes along which the fields repeat."""
         return tuple(a for c in self.conditions if isinstance(c, Periodic) for a in c.axes)
-
-    @cached_property
-    def exact(self) -> tuple[Value, ...]:
-        """The conditions that hold by construction in `model`."""
-        return exact_values(self)
-
-    @cached_property
-    def constraints(self) -> tuple[Constraint, ...]:
-        """For each field, what holds by construction."""
-        return make_constraints(self)
 
     def data_arguments(self, data: Callable, target: str) -> tuple[str, ...]:
         """The coordinates and parameters that the data of a declared value take."""
@@ -190,8 +184,7 @@ class PDE:
     def parameters(self, model: Any) -> dict[str, Array | float]:
         """The value of every parameter; unknown ones come from the model."""
         return {
-            name: model.unknown[name]() if name in self.unknowns else number
-            for name, number in self.numbers.items()
+            name: model.unknown[name]() if name in self.unknowns else number for name, number in self.numbers.items()
         }
 
     def _group_residuals(self, group: Group, model, points) -> dict[str, Array]:
@@ -297,9 +290,7 @@ class PDE:
         return {name: self.vocabulary.meaning(name, where) for name in names}
 
     def _make_groups(self):
-        terms = tuple(
-            Term(name, f, self._meanings(f, f"equation '{name}'")) for name, f in self.equations.items()
-        )
+        terms = tuple(Term(name, f, self._meanings(f, f"equation '{name}'")) for name, f in self.equations.items())
         _checks.refuse_normals(terms)
         yield Group(INTERIOR, self.domain, terms)
         labels = {INTERIOR: None}

@@ -46,7 +46,7 @@ class AdaptivePoints(Stream):
 
 
 def adaptive(
-    pde: PDE, n: int = 4096, boundary: int | None = None, every: int = 500, pool: int = 16384
+    pde: PDE, n: int = 4096, boundary: int | None = None, every: int = 1000, pool: int = 16384
 ) -> AdaptivePoints:
     """A stream of `n` interior points, and `boundary` on each trained condition, that follows the residual of `pde`;
     redrawn each `every` steps from `pool` candidates. Raises ValueError unless 2 <= n <= pool.

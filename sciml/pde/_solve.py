@@ -58,7 +58,8 @@ def solve(
         stream = adaptive(pde) if points is None else points
         stream = adaptive(pde, n=stream) if isinstance(stream, int) else stream
         chosen_optimiser = default_optimiser(fields) if optimiser is None else optimiser
-        fit_arguments = {"every": 100} | fit_arguments
+        if budget is not None:
+            budget = max(0.1, budget - (time.perf_counter() - start))
         fields, history = fit(
             fields, pde.residuals, stream, chosen_optimiser, steps=steps, seconds=budget, key=key, **fit_arguments
         )

@@ -1,0 +1,327 @@
+"""The command line: `sciml list`, `sciml run NAME|FILE.py`."""
+
+import argparse
+import ast
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+_STARTED = time.time()
+
+
+class UsageError(Exception):
+    """A mistake in what was typed: one line and exit code 2."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="sciml", description="Scientific machine learning on JAX.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the provided problems, with the expected error and time")
+    run = commands.add_parser(
+        "run", help="solve a problem, provided (NAME) or your own (FILE.py)", add_help=False, allow_abbrev=False
+    )
+    run.add_argument("problem", nargs="?", metavar="NAME|FILE.py")
+    run.add_argument("--seed", type=int, default=0, help="of all random numbers (default 0)")
+    run.add_argument("--budget", metavar="60s", help="wall time: seconds, or with a unit as in 90s, 2m, 1h")
+    run.add_argument("--out", metavar="DIR", help="where results are written (default runs/NAME)")
+    run.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    run.add_argument("-h", "--help", action="store_true", help="the problem's card and settings")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        if options.command == "list":
+            _refuse_rest(parser, rest)
+            return _list()
+        if options.problem is None:
+            run.print_help()
+            return 0 if options.help else 2
+        return _run(options, rest, run)
+    except UsageError as error:
+        print(f"sciml: {error}", file=sys.stderr)
+        return 2
+
+
+def _refuse_rest(parser, rest) -> None:
+    if rest:
+        parser.error(f"unrecognised: {' '.join(rest)}")
+
+
+def _list() -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ._problem import problems, read_card
+
+    table = Table(title="Problems: sciml run NAME")
+    for column in ("name", "what", "expected error", "time"):
+        table.add_column(column, no_wrap=column == "name")
+    for path in problems().values():
+        card = read_card(path)
+        expected = ", ".join(f"{k} <= {v:g}" for k, v in card.expected.items())
+        table.add_row(card.name, card.title, expected, f"{card.budget:g} s")
+    Console().print(table)
+    return 0
+
+
+def _run(options, rest: list[str], run_parser) -> int:
+    from ._problem import find_problem, read_card
+
+    try:
+        card = read_card(find_problem(options.problem))
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from None
+    except SyntaxError as error:
+        print(f"{error.filename}, line {error.lineno}: {error.msg}\n  {(error.text or '').strip()}", file=sys.stderr)
+        return 1
+    if options.help:
+        _show_card(card)
+        return 0
+    settings = _settings(card, rest)
+    budget = card.budget if options.budget is None else _seconds(options.budget)
+    out = Path(options.out or Path("runs") / card.name)
+    try:
+        return _solve_and_write(card, settings, options.seed, budget, out)
+    except Exception as error:
+        if options.traceback:
+            raise
+        _show_users_line(card.path, error)
+        return 1
+
+
+def _show_card(card) -> None:
+    print(f"{card.name}: {card.text}\n")
+    print("Settings:")
+    for name, default in card.settings.items():
+        print(f"  --{name:<12} default {default}")
+    print("\nOptions:\n  --seed N       of all random numbers (default 0)")
+    print(f"  --budget TIME  wall time, as in 90s or 2m (default {card.budget:g}s)")
+    print(f"  --out DIR      where results are written (default runs/{card.name})")
+    print("  --traceback    show the whole traceback of an error")
+    for name, value in card.expected.items():
+        print(f"\nExpected within the default time: {name} <= {value:g}")
+
+
+def _settings(card, rest: list[str]) -> dict[str, Any]:
+    """`--nu 0.02 --k=3` as keyword arguments, each read as a Python literal where it is one."""
+    from ._problem import nearest_names
+
+    out: dict[str, Any] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise UsageError(f"unexpected '{word}'; settings are written as --name value")
+        name, _, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name not in card.settings:
+            options = [*card.settings, "seed", "budget", "out"]
+            raise UsageError(f"no setting '{name}' in {card.name}; {nearest_names(name, options)}")
+        if not value:
+            if not words:
+                raise UsageError(f"--{name} needs a value, as in --{name} {card.settings[name]}")
+            value = words.pop(0)
+        out[name] = _value(name, value, card.settings[name])
+    return out
+
+
+def _value(name: str, text: str, default: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    wanted = _kind(default)
+    if wanted in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise UsageError(f"--{name} must be a number (default {default}), got '{text}'")
+    if wanted is int and not isinstance(value, int):
+        raise UsageError(f"--{name} must be a whole number (default {default}), got '{text}'")
+    if wanted is float and isinstance(value, int):
+        return float(value)
+    return text if wanted is str else value
+
+
+def _kind(default: str) -> type | None:
+    """The type of a setting from the text of its default; an expression such as `0.01 / np.pi` is a float."""
+    try:
+        return type(ast.literal_eval(default))
+    except (ValueError, SyntaxError):
+        return float
+
+
+def _seconds(text: str) -> float:
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--budget must be a positive time such as 60s, 2m or 1h, got '{text}'")
+    return seconds
+
+
+def _solve_and_write(card, settings, seed, budget, out: Path) -> int:
+    _use_compilation_cache()
+    import jax
+
+    from ._problem import Problem, load_module, make_problem
+
+    module = load_module(card.path)
+    problem = make_problem(module, settings)
+    key = jax.random.key(seed)
+    if isinstance(problem, Problem):
+        report = _run_problem(problem, key, budget, out)
+    else:
+        report = _run_pde(module, problem, key, budget, out)
+    _write_report(card, settings, seed, report, out)
+    return 0
+
+
+def _use_compilation_cache() -> None:
+    """Compiled programs of earlier runs are read from the user's cache folder (or SCIML_CACHE)."""
+    import jax
+
+    folder = os.environ.get("SCIML_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sciml", "jax"
+    )
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _run_pde(module, pde, key, budget, out: Path) -> dict:
+    from ._save import write_atomically
+    from .pde import PDE, solve
+
+    if not isinstance(pde, PDE):
+        raise TypeError(f"problem() must return a PDE or a Problem, it returned {type(pde).__name__}")
+    solution = solve(pde, budget=budget, key=key)
+    metrics = solution.error() if pde.reference is not None else {}
+    if hasattr(module, "evaluate"):
+        metrics |= module.evaluate(solution)
+    dataset = solution.on() if pde.reference is None else solution.compare()
+    written = [out / "solution.nc", out / "figure.png"]
+    write_atomically(written[0], lambda file: file.write(_netcdf(dataset)))
+    write_atomically(written[1], lambda file: solution.plot(file))
+    return {"metrics": metrics, "history": solution.history, "chosen": solution.chosen, "written": written}
+
+
+def _netcdf(dataset) -> bytes:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "solution.nc"
+        dataset.to_netcdf(path, engine="netcdf4")
+        return path.read_bytes()
+
+
+def _run_problem(problem, key, budget, out: Path) -> dict:
+    from ._fit import fit
+    from ._save import save
+
+    model, history = fit(
+        problem.model, problem.loss, problem.data, problem.optimiser, steps=problem.steps, seconds=budget, key=key
+    )
+    save(out / "model.zip", model)
+    metrics = {k: float(v) for k, v in problem.evaluate(model).items()}
+    return {"metrics": metrics, "history": history, "chosen": {}, "written": [out / "model.zip"]}
+
+
+def _write_report(card, settings, seed, result, out: Path) -> None:
+    import datetime
+
+    from ._save import write_atomically
+
+    history = result["history"]
+    names = [*history.data_vars, *history.coords]
+    report = {
+        "problem": card.name,
+        "settings": settings,
+        "seed": seed,
+        "seconds": time.time() - _process_start(),
+        "metrics": result["metrics"],
+        "expected": card.expected,
+        "stopped": history.attrs.get("stopped", ""),
+        "chosen": result["chosen"],
+        "history": {name: history[name].values.tolist() for name in names},
+        "versions": _versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    text = json.dumps(_finite(report), indent=1, allow_nan=False)
+    path = out / "report.json"
+    write_atomically(path, lambda file: file.write(text.encode()))
+    _show_table(card, report, [path, *result["written"]])
+
+
+def _process_start() -> float:
+    """When this process began, so that the time includes the imports."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
+        boot = float(Path("/proc/stat").read_text().split("btime ")[1].split()[0])
+        started = boot + float(fields[19]) / os.sysconf("SC_CLK_TCK")
+        # The boot time is in whole seconds.
+        return min(started, _STARTED) if _STARTED - started < 60 else _STARTED
+    except (OSError, IndexError, ValueError):
+        return _STARTED
+
+
+def _finite(value: Any) -> Any:
+    """Strict JSON has no NaN: None instead."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not (abs(value) < float("inf")):
+        return None
+    return value
+
+
+def _versions() -> dict:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    def of(name):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "checkout"
+
+    packages = {n: of(n) for n in ("jax", "equinox", "optax", "numpy", "xarray")}
+    own = {"sciml": of("sciml-jax"), "python": platform.python_version()}
+    return own | packages | {"platform": platform.platform(), "cpus": os.cpu_count()}
+
+
+def _show_table(card, report, paths) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{card.name}: {report['seconds']:.1f} s, stopped by {report['stopped'] or 'budget'}")
+    for column in ("metric", "value", "expected"):
+        table.add_column(column)
+    for name, value in report["metrics"].items():
+        expected = card.expected.get(name)
+        shown = "not finite" if value is None else f"{value:.3e}"
+        table.add_row(name, shown, "" if expected is None else f"<= {expected:g}")
+    console = Console()
+    console.print(table)
+    for path in paths:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def _show_users_line(path: Path, error: BaseException) -> None:
+    """The error, and of the traceback the frames in the user's file."""
+    own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()]
+    for frame in own:
+        print(f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}", file=sys.stderr)
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    if not own:
+        print("(run again with --traceback for the whole traceback)", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

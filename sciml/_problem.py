@@ -1,0 +1,140 @@
+"""Benchmark problems and data sets: files found by path, each with one function."""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What `sciml run` trains: the four arguments of `fit`, its steps, and `evaluate` (model -> metrics)."""
+
+    model: Any
+    loss: Callable
+    data: Any
+    optimiser: Any
+    steps: int
+    evaluate: Callable[[Any], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a problem file says of itself, read without running it."""
+
+    name: str
+    path: Path
+    title: str
+    text: str
+    settings: dict[str, str]
+    expected: dict[str, float]
+    budget: float
+
+
+def problems() -> dict[str, Path]:
+    """The provided problems by name."""
+    return _files("problems")
+
+
+def datasets() -> dict[str, Path]:
+    """The recipes of data sets by name."""
+    return _files("datasets")
+
+
+def problem(name_or_path: str | Path, **settings: Any) -> Any:
+    """The problem in a file, provided (by name) or one's own (by path), with these settings: what its function
+    `problem(**settings)` returns, a `PDE` or a `Problem`.
+
+    Raises ValueError for a name or a setting that does not exist, naming the nearest; FileNotFoundError.
+    """
+    module = load_module(find_problem(name_or_path))
+    return make_problem(module, settings)
+
+
+def make_problem(module: ModuleType, settings: dict[str, Any]) -> Any:
+    """Calls the function `problem` of a loaded file."""
+    function = getattr(module, "problem", None)
+    if not callable(function):
+        raise ValueError(f"{module.__file__}: a problem file needs a function `problem(**settings)`")
+    known = list(inspect.signature(function).parameters)
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"no setting '{setting}'; {nearest_names(setting, known)}")
+    return function(**settings)
+
+
+def find_problem(name_or_path: str | Path) -> Path:
+    """The file of a problem. Raises ValueError for an unknown name, FileNotFoundError for a path without a file."""
+    text = str(name_or_path)
+    if text.endswith(".py") or "/" in text:
+        path = Path(text)
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}")
+        return path
+    known = problems()
+    if text not in known:
+        raise ValueError(f"no problem '{text}'; {nearest_names(text, list(known))}; a file of your own ends in .py")
+    return known[text]
+
+
+def load_module(path: Path) -> ModuleType:
+    """Runs a file as a module of its own."""
+    spec = importlib.util.spec_from_file_location(f"sciml_file_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def read_card(path: Path) -> Card:
+    """The card of a problem file, from its text alone: nothing is imported, so this is fast and safe."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    text = ast.get_docstring(tree) or "(no description)"
+    settings: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "problem":
+            names = [*node.args.args, *node.args.kwonlyargs]
+            defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
+            settings = {n.arg: ast.unparse(d) for n, d in zip(names[len(names) - len(defaults) :], defaults)}
+            text += "\n\n" + (ast.get_docstring(node) or "")
+    constants = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    return Card(
+        path.stem,
+        path,
+        text.splitlines()[0],
+        text.strip(),
+        settings,
+        _literal(constants.get("EXPECTED"), {}),
+        float(_literal(constants.get("BUDGET"), 60.0)),
+    )
+
+
+def _literal(node, otherwise):
+    try:
+        return otherwise if node is None else ast.literal_eval(node)
+    except ValueError:
+        return otherwise
+
+
+def _files(folder: str) -> dict[str, Path]:
+    """In the wheel the folder lies in the package, in a checkout beside it."""
+    here = Path(__file__).parent
+    found = next((p for p in (here / folder, here.parent / folder) if p.is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(f"the folder '{folder}' is neither in {here} nor beside it")
+    return {p.stem: p for p in sorted(found.glob("*.py")) if not p.stem.startswith("_")}
+
+
+def nearest_names(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    if close:
+        return f"did you mean {' or '.join(repr(c) for c in close)}?"
+    return f"there are {', '.join(known) or 'none'}"
