@@ -76,4 +76,12 @@ def mesh(cells: int):
     every = np.concatenate(nodes)
     _, first, merged = np.unique(every.round(9), axis=0, return_index=True, return_inverse=True)
     quads = merged.ravel()[np.concatenate(elements, axis=1)]
-    return skfem.MeshQuad(np.ascontiguousarray(every[first].T), np.ascontiguousarray(quads))
+    mesh = skfem.MeshQuad(np.ascontiguousarray(every[first].T), np.ascontiguousarray(quads))
+    curved = skfem.MeshQuad2.from_mesh(mesh)
+    for centre in np.array(CENTRES):
+        # The nodes in the middle of the chords move onto the circle.
+        off = curved.doflocs - centre[:, None]
+        distance = np.linalg.norm(off, axis=0)
+        near = distance < RADIUS * (1 + 1e-9)
+        curved.doflocs[:, near] = centre[:, None] + RADIUS * off[:, near] / distance[near]
+    return curved

@@ -127,27 +127,36 @@ def _settings(card, rest: list[str]) -> dict[str, Any]:
             if not words:
                 raise UsageError(f"--{name} needs a value, as in --{name} {card.settings[name]}")
             value = words.pop(0)
-        out[name] = _value(name, value, card.settings[name])
+        out[name] = _value(name, value, card.settings[name], card.annotations.get(name, ""))
     return out
 
 
-def _value(name: str, text: str, default: str) -> Any:
+def _value(name: str, text: str, default: str, annotation: str) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    wanted = _kind(default)
+    wanted = _kind(default, annotation)
     if wanted in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise UsageError(f"--{name} must be a number (default {default}), got '{text}'")
     if wanted is int and not isinstance(value, int):
         raise UsageError(f"--{name} must be a whole number (default {default}), got '{text}'")
+    if wanted is bool and not isinstance(value, bool):
+        raise UsageError(f"--{name} must be True or False (default {default}), got '{text}'")
+    if wanted is tuple and not isinstance(value, tuple):
+        raise UsageError(f"--{name} must be a tuple such as {default}, got '{text}'")
     if wanted is float and isinstance(value, int):
         return float(value)
     return text if wanted is str else value
 
 
-def _kind(default: str) -> type | None:
-    """The type of a setting from the text of its default; an expression such as `0.01 / np.pi` is a float."""
+def _kind(default: str, annotation: str) -> type | None:
+    """The type of a setting: as annotated, else that of its default, where an expression such as `0.01 / np.pi` is a
+    float.
+    """
+    for kind in (bool, int, float, str, tuple):
+        if annotation.partition("[")[0] == kind.__name__:
+            return kind
     try:
         return type(ast.literal_eval(default))
     except (ValueError, SyntaxError):
@@ -203,12 +212,17 @@ def _run_pde(module, pde, key, budget, out: Path) -> dict:
     solution = solve(pde, budget=budget, key=key)
     metrics = solution.error() if pde.reference is not None else {}
     if hasattr(module, "evaluate"):
-        metrics |= module.evaluate(solution)
+        metrics |= _as_numbers(module.evaluate(solution))
     dataset = solution.on() if pde.reference is None else solution.compare()
     written = [out / "solution.nc", out / "figure.png"]
     write_atomically(written[0], lambda file: file.write(_netcdf(dataset)))
     write_atomically(written[1], lambda file: solution.plot(file))
     return {"metrics": metrics, "history": solution.history, "chosen": solution.chosen, "written": written}
+
+
+def _as_numbers(metrics) -> dict[str, float]:
+    """Metrics may come as arrays of one element; a report holds numbers."""
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _netcdf(dataset) -> bytes:
@@ -228,8 +242,12 @@ def _run_problem(problem, key, budget, out: Path) -> dict:
         problem.model, problem.loss, problem.data, problem.optimiser, steps=problem.steps, seconds=budget, key=key
     )
     save(out / "model.zip", model)
-    metrics = {k: float(v) for k, v in problem.evaluate(model).items()}
-    return {"metrics": metrics, "history": history, "chosen": {}, "written": [out / "model.zip"]}
+    return {
+        "metrics": _as_numbers(problem.evaluate(model)),
+        "history": history,
+        "chosen": {},
+        "written": [out / "model.zip"],
+    }
 
 
 def _write_report(card, settings, seed, result, out: Path) -> None:

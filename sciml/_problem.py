@@ -4,6 +4,7 @@ import ast
 import difflib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Card:
     title: str
     text: str
     settings: dict[str, str]
+    annotations: dict[str, str]
     expected: dict[str, float]
     budget: float
 
@@ -75,6 +77,8 @@ def find_problem(name_or_path: str | Path) -> Path:
         path = Path(text)
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
+        if path.suffix != ".py":
+            raise ValueError(f"{path}: a problem file ends in .py")
         return path
     known = problems()
     if text not in known:
@@ -83,10 +87,19 @@ def find_problem(name_or_path: str | Path) -> Path:
 
 
 def load_module(path: Path) -> ModuleType:
-    """Runs a file as a module of its own."""
-    spec = importlib.util.spec_from_file_location(f"sciml_file_{path.stem}", path)
+    """Runs a Python file as a module of its own."""
+    name = f"sciml_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # Dataclasses look their own module up there to read annotations that are strings.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -95,11 +108,13 @@ def read_card(path: Path) -> Card:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     text = ast.get_docstring(tree) or "(no description)"
     settings: dict[str, str] = {}
+    annotations: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == "problem":
             names = [*node.args.args, *node.args.kwonlyargs]
             defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
             settings = {n.arg: ast.unparse(d) for n, d in zip(names[len(names) - len(defaults) :], defaults)}
+            annotations = {n.arg: ast.unparse(n.annotation) for n in names if n.annotation is not None}
             text += "\n\n" + (ast.get_docstring(node) or "")
     constants = {
         node.targets[0].id: node.value
@@ -112,6 +127,7 @@ def read_card(path: Path) -> Card:
         text.splitlines()[0],
         text.strip(),
         settings,
+        annotations,
         _literal(constants.get("EXPECTED"), {}),
         float(_literal(constants.get("BUDGET"), 60.0)),
     )
@@ -125,11 +141,11 @@ def _literal(node, otherwise):
 
 
 def _files(folder: str) -> dict[str, Path]:
-    """In the wheel the folder lies in the package, in a checkout beside it."""
+    """In the wheel the folder lies in the package, in a checkout beside it. Empty where there is none."""
     here = Path(__file__).parent
-    found = next((p for p in (here / folder, here.parent / folder) if p.is_dir()), None)
-    if found is None:
-        raise FileNotFoundError(f"the folder '{folder}' is neither in {here} nor beside it")
+    # What lies beside an installed package is site-packages, where `datasets` is Hugging Face's.
+    is_checkout = (here.parent / "pyproject.toml").is_file()
+    found = here.parent / folder if is_checkout else here / folder
     return {p.stem: p for p in sorted(found.glob("*.py")) if not p.stem.startswith("_")}
 
 

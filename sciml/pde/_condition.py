@@ -43,7 +43,8 @@ class Observations:
 
     coordinates: Mapping[str, np.ndarray]
     values: Mapping[str, np.ndarray]
-    name: str = "observations"
+    weight: float
+    name: str
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,13 @@ def periodic(*axes: str) -> Periodic:
     return Periodic(axes)
 
 
-def observe(coordinates: Mapping[str, Any], name: str = "observations", **values: Any) -> Observations:
+def observe(
+    coordinates: Mapping[str, Any], *, weight: float = 0.01, name: str = "observations", **values: Any
+) -> Observations:
     """Measurements of fields at n points: `observe({"t": t, "x": x}, u=u)` with arrays of shape `(n,)`.
+
+    Their mean square counts with `weight` beside the equations. A small weight lets the equations hold where the
+    measurements have noise; exact measurements may have a larger one.
 
     Raises ValueError where the arrays are empty, differ in length or hold a value that is not finite.
     """
@@ -100,7 +106,9 @@ def observe(coordinates: Mapping[str, Any], name: str = "observations", **values
         if not np.isfinite(array).all():
             bad = int(np.flatnonzero(~np.isfinite(array))[0])
             raise ValueError(f"observe: '{key}' is {array[bad]} at index {bad}; drop missing values first")
-    return Observations(points, data, name)
+    if not weight > 0:
+        raise ValueError(f"observe: the weight must be positive, got {weight}")
+    return Observations(points, data, float(weight), name)
 
 
 def derived(**functions: Callable) -> Derived:

@@ -293,34 +293,33 @@ class PDE:
         terms = tuple(Term(name, f, self._meanings(f, f"equation '{name}'")) for name, f in self.equations.items())
         _checks.refuse_normals(terms)
         yield Group(INTERIOR, self.domain, terms)
-        labels = {INTERIOR: None}
+        places: dict[str, None] = {INTERIOR: None}
         for item in self.conditions:
             if isinstance(item, Periodic):
                 continue
             region = item if isinstance(item, Observations) else item.on
-            label = _unique(item.name if isinstance(item, Observations | Condition) else _label(item), labels)
-            labels[label] = None
-            yield Group(label, region, tuple(self._condition_terms(item, label)), item)
+            place = _unique(region.label if isinstance(item, Value) else item.name, places)
+            places[place] = None
+            label = f"{', '.join(item.targets)} on {place}" if isinstance(item, Value) else place
+            yield Group(label, region, tuple(self._condition_terms(item, place)), item)
 
-    def _condition_terms(self, item, label):
+    def _condition_terms(self, item, place):
         if isinstance(item, Condition):
-            where = f"condition '{label}'"
-            yield Term(label, item.equation, self._meanings(item.equation, where))
+            yield Term(place, item.equation, self._meanings(item.equation, f"condition '{place}'"))
         elif isinstance(item, Value):
             for target, data in item.targets.items():
-                yield self._value_term(target, data, item)
+                yield self._value_term(target, data, place)
         else:
             for i, field in enumerate(item.values):
-                where = f"observations '{label}'"
-                meaning = self.vocabulary.meaning(field, where)
-                yield Term(f"{field} {label}", _Misfit(field, i), {field: meaning})
+                meaning = self.vocabulary.meaning(field, f"observations '{place}'")
+                yield Term(f"{field} {place}", _Misfit(field, i, item.weight), {field: meaning})
 
-    def _value_term(self, target, data, item: Value) -> Term:
-        where = f"value of '{target}' on {item.on.label}"
+    def _value_term(self, target, data, place: str) -> Term:
+        where = f"value of '{target}' on {place}"
         meanings = {target: self.vocabulary.meaning(target, where)}
         if callable(data):
             meanings |= _checks.only_known(self._meanings(data, where), where)
-        return Term(f"{target} on {item.on.label}", _Difference(target, data), meanings)
+        return Term(f"{target} on {place}", _Difference(target, data), meanings)
 
     def _check_shapes(self) -> None:
         number = jax.ShapeDtypeStruct((), jnp.result_type(float))
@@ -349,13 +348,14 @@ class _Difference:
 
 @dataclass(frozen=True)
 class _Misfit:
-    """Measured minus computed."""
+    """Computed minus measured, weighted."""
 
     field: str
     column: int
+    weight: float
 
     def __call__(self, measured, **values):
-        return values[self.field] - measured[self.column]
+        return self.weight**0.5 * (values[self.field] - measured[self.column])
 
 
 def _argument_names(term: Term, measured) -> tuple[str, ...]:
@@ -369,10 +369,6 @@ def _draw(region, key, n: int, axes):
         "points": jnp.stack([jnp.asarray(region.coordinates[a]) for a in axes], axis=1),
         "values": jnp.stack([jnp.asarray(v) for v in region.values.values()], axis=1),
     }
-
-
-def _label(item: Value) -> str:
-    return f"{', '.join(item.targets)} on {item.on.label}"
 
 
 def _equation_name(equation, index: int) -> str:

@@ -104,7 +104,8 @@ class Solution:
     @property
     def parameters(self) -> dict[str, float]:
         """The parameters of the equation; unknown ones as found."""
-        return {name: float(number) for name, number in self.pde.parameters(self.model).items()}
+        with double_precision(self._is_double):
+            return {name: float(number) for name, number in self.pde.parameters(self.model).items()}
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
         """A figure of the solution, the reference and the error where there is one, and the losses; also written to
@@ -135,9 +136,12 @@ class Solution:
             fields = eqx.tree_at(lambda f: (f.network, f.unknown), like, (network, unknown))
         return Solution(pde, fields, xr.Dataset(), {"loaded from": str(path)}, 0.0)
 
+    @property
+    def _is_double(self) -> bool:
+        return any(a.dtype == np.float64 for a in jax.tree.leaves(eqx.filter(self.model, eqx.is_array)))
+
     def _evaluate(self, points: np.ndarray) -> np.ndarray:
-        double = any(a.dtype == np.float64 for a in jax.tree.leaves(eqx.filter(self.model, eqx.is_array)))
-        with double_precision(double):
+        with double_precision(self._is_double):
             parts = [
                 np.asarray(_fields_at(self.model, jnp.asarray(points[i : i + CHUNK])), float)
                 for i in range(0, len(points), CHUNK)

@@ -1,0 +1,142 @@
+"""Problems that are affine in their fields, solved for the output layer of random features by least squares.
+
+Equations and conditions that are affine in the fields make every residual affine in the output layer, so the best one
+is a linear least-squares problem (Dong & Li, CMAME 387, 2021). The scale of the features is the one that leaves the
+smallest residual at points that were not fitted.
+"""
+
+import time
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._loss import Groups, mean_squares
+from ..nn import RandomFeatures, random_features
+from ._condition import Observations
+from ._constraint import ConstrainedFields
+from ._pde import INTERIOR, PDE
+
+SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+TRIAL_FEATURES = 500
+FEATURES = (1500, 3000)
+POINTS_PER_FEATURE = 3
+# Residuals of conditions count this much more than those of equations, whose derivatives make them larger.
+CONDITION_WEIGHT = 100.0
+# More features than before are not worth their time below this share of the residual, ...
+ENOUGH = 1e-7
+# ... and above this one training may do better.
+ACCEPTED = 1e-3
+
+
+class LinearFit(NamedTuple):
+    """The fields found, the root mean square residual left relative to that of zero output, and the features' scale."""
+
+    fields: ConstrainedFields
+    residual: float
+    spread: float
+    losses: dict[str, float]
+
+
+def is_affine(pde: PDE, key: Array) -> bool:
+    """Whether all residuals are affine in the fields: checked on a mixture of random networks at random points."""
+    if pde.unknowns or any(isinstance(g.region, Observations) for g in pde.trained_groups):
+        return False
+    one, two = (_filled(random_features(pde.in_size, pde.out_size, 20, 2.0, key=k), k) for k in jax.random.split(key))
+    batch = pde.points(8, 8)(key)
+
+    def residuals(network):
+        return pde.residuals(pde.model(network), batch)
+
+    networks = (one, two, lambda x: 0.3 * one(x) + 0.7 * two(x))
+    first, second, mixed = jax.jit(lambda: [residuals(n) for n in networks])()
+    for name, r in mixed.items():
+        expected = 0.3 * first[name] + 0.7 * second[name]
+        size = float(jnp.max(jnp.abs(first[name]) + jnp.abs(second[name])))
+        if not float(jnp.max(jnp.abs(r - expected))) <= 1e-8 * size:
+            return False
+    return True
+
+
+def solve_affine(pde: PDE, key: Array, budget: float) -> LinearFit:
+    """The best random-feature solution of an affine problem."""
+    start = time.perf_counter()
+    share = max(1, pde.out_size)
+    trials = []
+    for i, spread in enumerate(SPREADS):
+        trials.append(_fit(pde, TRIAL_FEATURES // share, spread, jax.random.fold_in(key, i)))
+        if time.perf_counter() - start > budget / 3:
+            break
+    best = min(trials, key=lambda t: t.residual)
+    for i, count in enumerate(FEATURES):
+        began = time.perf_counter()
+        full = _fit(pde, count // share, best.spread, jax.random.fold_in(key, len(SPREADS) + i))
+        best = min(best, full, key=lambda t: t.residual)
+        # Twice the features take up to eight times as long.
+        if best.residual <= ENOUGH or time.perf_counter() - start + 8 * (time.perf_counter() - began) > budget:
+            break
+    return best
+
+
+def relative_residual(pde: PDE, fields, key: Array) -> float:
+    """The root mean square residual of `fields` over that of a network that returns zero, at random points."""
+    batch = pde.points(2048, 512)(key)
+    zero = _weighted_size(pde, pde.model(lambda x: jnp.zeros(pde.out_size)), batch)
+    return _weighted_size(pde, fields, batch) / (zero if zero > 0 else 1.0)
+
+
+def _fit(pde: PDE, count: int, spread: float, key: Array) -> LinearFit:
+    import scipy.linalg
+
+    drawn, fitted, checked = jax.random.split(key, 3)
+    network = random_features(pde.in_size, pde.out_size, count, spread, key=drawn)
+    points = POINTS_PER_FEATURE * network.output.size
+    matrix, right = _system(pde, network, _low_discrepancy(pde, fitted, points))
+    output, *_ = scipy.linalg.lstsq(matrix, right, cond=1e-15, lapack_driver="gelsy", overwrite_a=True)
+    found = eqx.tree_at(lambda n: n.output, network, jnp.asarray(output.reshape(network.output.shape)))
+    fields = pde.model(found)
+    losses = mean_squares(pde.residuals(fields, pde.points(2048, 512)(checked)))
+    residual = relative_residual(pde, fields, checked)
+    return LinearFit(fields, residual, spread, {n: float(v) for n, v in losses.items()})
+
+
+def _low_discrepancy(pde: PDE, key: Array, n: int) -> Groups:
+    counts = pde.point_counts(n)
+    return Groups({g.label: g.region.sobol(counts[g.label], key) for g in pde.trained_groups})
+
+
+def _system(pde: PDE, network: RandomFeatures, batch: Groups) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of all residuals with respect to the output layer, and minus the residuals of zero output."""
+    parts = [_rows(pde, network, label, points) for label, points in batch.items()]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def _rows(pde: PDE, network: RandomFeatures, label: str, points) -> tuple[np.ndarray, np.ndarray]:
+    weight = 1.0 if label == INTERIOR else CONDITION_WEIGHT
+
+    def one(point):
+        def residual(output):
+            fields = pde.model(eqx.tree_at(lambda n: n.output, network, output))
+            terms = pde.residuals(fields, Groups({label: point[None]}))
+            return jnp.concatenate([jnp.ravel(r) for r in terms.values()])
+
+        return residual(network.output), jax.jacrev(residual)(network.output)
+
+    residuals, jacobian = jax.jit(jax.vmap(one))(points)
+    scale = weight / np.sqrt(len(points))
+    rows = np.asarray(jacobian).reshape(-1, network.output.size)
+    return scale * rows, -scale * np.asarray(residuals).ravel()
+
+
+def _weighted_size(pde: PDE, fields, batch: Groups) -> float:
+    terms = mean_squares(eqx.filter_jit(pde.residuals)(fields, batch))
+    equations = {t.name for t in pde.groups[INTERIOR].terms}
+    weights = {n: 1.0 if n in equations else CONDITION_WEIGHT**2 for n in terms}
+    return float(np.sqrt(sum(weights[n] * float(v) for n, v in terms.items())))
+
+
+def _filled(network: RandomFeatures, key: Array) -> RandomFeatures:
+    return eqx.tree_at(lambda n: n.output, network, jax.random.normal(key, network.output.shape))
