@@ -83,9 +83,13 @@ def solve_affine(pde: PDE, key: Array, budget: float) -> LinearFit:
 
 def relative_residual(pde: PDE, fields, key: Array) -> float:
     """The root mean square residual of `fields` over that of a network that returns zero, at random points."""
-    batch = pde.points(2048, 512)(key)
-    zero = _weighted_size(pde, pde.model(lambda x: jnp.zeros(pde.out_size)), batch)
-    return _weighted_size(pde, fields, batch) / (zero if zero > 0 else 1.0)
+    return _relative(pde, _mean_squares(pde, fields, _random_points(pde, key)), key)
+
+
+def _relative(pde: PDE, losses: dict[str, Array], key: Array) -> float:
+    nothing = pde.model(random_features(pde.in_size, pde.out_size, 1, 1.0, key=key))
+    zero = _weighted_size(pde, _mean_squares(pde, nothing, _random_points(pde, key)))
+    return _weighted_size(pde, losses) / (zero if zero > 0 else 1.0)
 
 
 def _fit(pde: PDE, count: int, spread: float, key: Array) -> LinearFit:
@@ -93,31 +97,49 @@ def _fit(pde: PDE, count: int, spread: float, key: Array) -> LinearFit:
 
     drawn, fitted, checked = jax.random.split(key, 3)
     network = random_features(pde.in_size, pde.out_size, count, spread, key=drawn)
-    points = POINTS_PER_FEATURE * network.output.size
-    matrix, right = _system(pde, network, _low_discrepancy(pde, fitted, points))
+    size = network.output.size
+    points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * size)
+    rows = {label: _scaled(label, *part, size) for label, part in _linear_parts(pde, network, points).items()}
+    matrix = np.concatenate([m for m, _ in rows.values()])
+    right = np.concatenate([r for _, r in rows.values()])
     output, *_ = scipy.linalg.lstsq(matrix, right, cond=1e-15, lapack_driver="gelsy", overwrite_a=True)
-    found = eqx.tree_at(lambda n: n.output, network, jnp.asarray(output.reshape(network.output.shape)))
+    found = eqx.tree_at(lambda n: n.output, network, jnp.asarray(np.reshape(output, network.output.shape)))
     fields = pde.model(found)
-    losses = mean_squares(pde.residuals(fields, pde.points(2048, 512)(checked)))
-    residual = relative_residual(pde, fields, checked)
+    losses = _mean_squares(pde, fields, _random_points(pde, checked))
+    residual = _relative(pde, losses, checked)
     return LinearFit(fields, residual, spread, {n: float(v) for n, v in losses.items()})
 
 
-def _low_discrepancy(pde: PDE, key: Array, n: int) -> Groups:
+def _scaled(label: str, residuals, jacobian, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a group, weighted, and minus its residuals."""
+    scale = (1.0 if label == INTERIOR else CONDITION_WEIGHT) / np.sqrt(len(residuals))
+    return scale * np.asarray(jacobian).reshape(-1, size), -scale * np.asarray(residuals).ravel()
+
+
+# Compiled once for all scales of the features.
+
+
+@eqx.filter_jit
+def _sobol_points(pde: PDE, key: Array, n: int) -> Groups:
     counts = pde.point_counts(n)
     return Groups({g.label: g.region.sobol(counts[g.label], key) for g in pde.trained_groups})
 
 
-def _system(pde: PDE, network: RandomFeatures, batch: Groups) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of all residuals with respect to the output layer, and minus the residuals of zero output."""
-    parts = [_rows(pde, network, label, points) for label, points in batch.items()]
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+@eqx.filter_jit
+def _random_points(pde: PDE, key: Array) -> Groups:
+    return pde.points(2048, 512)(key)
 
 
-def _rows(pde: PDE, network: RandomFeatures, label: str, points) -> tuple[np.ndarray, np.ndarray]:
-    weight = 1.0 if label == INTERIOR else CONDITION_WEIGHT
+@eqx.filter_jit
+def _mean_squares(pde: PDE, fields, batch: Groups) -> dict[str, Array]:
+    return mean_squares(pde.residuals(fields, batch))
 
-    def one(point):
+
+@eqx.filter_jit
+def _linear_parts(pde: PDE, network: RandomFeatures, batch: Groups) -> dict[str, tuple[Array, Array]]:
+    """By group, the residuals of zero output at each point and their derivatives by the output layer."""
+
+    def at_point(label, point):
         def residual(output):
             fields = pde.model(eqx.tree_at(lambda n: n.output, network, output))
             terms = pde.residuals(fields, Groups({label: point[None]}))
@@ -125,17 +147,13 @@ def _rows(pde: PDE, network: RandomFeatures, label: str, points) -> tuple[np.nda
 
         return residual(network.output), jax.jacrev(residual)(network.output)
 
-    residuals, jacobian = jax.jit(jax.vmap(one))(points)
-    scale = weight / np.sqrt(len(points))
-    rows = np.asarray(jacobian).reshape(-1, network.output.size)
-    return scale * rows, -scale * np.asarray(residuals).ravel()
+    return {label: jax.vmap(lambda p, at=label: at_point(at, p))(points) for label, points in batch.items()}
 
 
-def _weighted_size(pde: PDE, fields, batch: Groups) -> float:
-    terms = mean_squares(eqx.filter_jit(pde.residuals)(fields, batch))
+def _weighted_size(pde: PDE, losses: dict[str, Array]) -> float:
     equations = {t.name for t in pde.groups[INTERIOR].terms}
-    weights = {n: 1.0 if n in equations else CONDITION_WEIGHT**2 for n in terms}
-    return float(np.sqrt(sum(weights[n] * float(v) for n, v in terms.items())))
+    weights = {n: 1.0 if n in equations else CONDITION_WEIGHT**2 for n in losses}
+    return float(np.sqrt(sum(weights[n] * float(v) for n, v in losses.items())))
 
 
 def _filled(network: RandomFeatures, key: Array) -> RandomFeatures:
