@@ -73,7 +73,8 @@ def _group_equations(residual_fn, flat, batch, memory):
 
     def one(p, example):
         terms = residual_fn(p, jax.tree.map(lambda a: a[None], example))
-        return jnp.concatenate([jnp.ravel(r) / jnp.sqrt(r.size * count) for r in terms.values()])
+        rows = [jnp.ravel(r) / jnp.sqrt(r.size * count) for r in terms.values()]
+        return jnp.concatenate(rows).astype(flat.dtype)
 
     def equations(examples):
         def row(example):

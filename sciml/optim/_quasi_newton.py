@@ -68,7 +68,7 @@ def _quasi_newton(coefficients, max_evaluations) -> optax.GradientTransformation
     def update(updates, state, params, *, value_fn, fresh=True, **extra):
         del updates, extra
         flat, unravel = ravel_pytree(params)
-        value_and_grad = jax.value_and_grad(lambda p: value_fn(unravel(p)))
+        value_and_grad = jax.value_and_grad(lambda p: value_fn(unravel(p)).astype(flat.dtype))
         stale = fresh | (state.count == 0)
         value, gradient = jax.lax.cond(stale, value_and_grad, lambda _: (state.value, state.gradient), flat)
         inverse, direction = _descent(state.inverse, gradient)

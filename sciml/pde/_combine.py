@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -113,9 +114,11 @@ class CombinedBoundary(Region):
 
         return keep
 
-    def grid(self, n: int | Mapping[str, int]) -> Float[Array, "m d"]:
-        parts = [np.asarray(edge.grid(n)) for edge in self._edges]
-        return np.concatenate([p[np.asarray(self._keeps(i)(jnp.asarray(p)))] for i, p in enumerate(parts)])
+    def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
+        parts = [edge.grid(n) for edge in self._edges]
+        with jax.enable_x64(True):
+            kept = [np.asarray(self._keeps(i)(jnp.asarray(p))) for i, p in enumerate(parts)]
+        return np.concatenate([p[k] for p, k in zip(parts, kept)])
 
     def gap(self, points):
         """Distance from the nearer of the two boundaries."""

@@ -111,7 +111,10 @@ def exact_values(pde) -> tuple[Value, ...]:
         if not reason:
             chosen.append(value)
     chosen = [v for v in chosen if not _needs_missing_value(pde, v, chosen)]
-    return tuple(v for v in chosen if not _disagrees(pde, v, chosen))
+    for value in list(chosen):
+        if _disagrees(pde, value, chosen):
+            chosen.remove(value)
+    return tuple(v for v in chosen if not _needs_missing_value(pde, v, chosen))
 
 
 def _target(pde, target: str, value: Value) -> tuple[str | None, int]:

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ class Region(abc.ABC):
         """The disjoint parts that the region is sampled from."""
 
     @abc.abstractmethod
-    def grid(self, n: int | Mapping[str, int]) -> Float[Array, "m d"]:
+    def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
         """Evenly spaced points: `n` per axis, or per axis by name; ends included."""
 
     @property
@@ -154,9 +155,10 @@ class Domain(Region):
             "condition(..., on=boundary) or observe(...) for values at points"
         )
 
-    def contains(self, points: Float[Array, "n d"], tolerance: float = 1e-12) -> Bool[Array, " n"]:
-        """Whether each point lies in the closed domain."""
-        return self.distance(jnp.asarray(points)) <= tolerance
+    def contains(self, points: Any, tolerance: float = 1e-12) -> Bool[np.ndarray, " n"]:
+        """Whether each of the points (n, d) lies in the closed domain; computed in double precision on the host."""
+        with jax.enable_x64(True):
+            return np.asarray(self.distance(jnp.asarray(np.asarray(points, float)))) <= tolerance
 
     @property
     def dim(self) -> int:
@@ -177,9 +179,9 @@ class Domain(Region):
 
         return combine("-", self, other)
 
-    def grid(self, n: int | Mapping[str, int]) -> Float[Array, "m d"]:
+    def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
         points = box_grid(self.bounds, n)
-        return points[np.asarray(self.contains(points))]
+        return points[self.contains(points)]
 
 
 class Box(Domain):
@@ -237,7 +239,7 @@ class Box(Domain):
                 columns.append(jnp.full(unit.shape[0], low, unit.dtype))
         return jnp.stack(columns, axis=1)
 
-    def grid(self, n: int | Mapping[str, int]) -> Float[Array, "m d"]:
+    def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
         return box_grid(self._ranges, n)
 
     def distance(self, points: Float[Array, "n d"]) -> Float[Array, " n"]:
@@ -325,7 +327,7 @@ class Pieces(Region):
     def fixed(self) -> dict[str, float]:
         return {}
 
-    def grid(self, n: int | Mapping[str, int]) -> Float[Array, "m d"]:
+    def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
         return np.concatenate([p.grid(n) for p in self._parts])
 
     def normal(self, points: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -376,7 +378,7 @@ class Product(Domain):
             return (self,)
         return tuple(Product(a, b, b.label if a.label == "interior" else a.label) for a, b in pairs)
 
-    def grid(self, n: int | Mapping[str, int]) -> Float[Array, "m d"]:
+    def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
         a, b = self.first.grid(n), self.second.grid(n)
         return np.concatenate([np.repeat(a, len(b), axis=0), np.tile(b, (len(a), 1))], axis=1)
 

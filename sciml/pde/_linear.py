@@ -122,7 +122,7 @@ def _scaled(label: str, residuals, jacobian, size: int) -> tuple[np.ndarray, np.
 @eqx.filter_jit
 def _sobol_points(pde: PDE, key: Array, n: int) -> Groups:
     counts = pde.point_counts(n)
-    return Groups({g.label: g.region.sobol(counts[g.label], key) for g in pde.trained_groups})
+    return Groups({g.label: pde.draw(g, counts[g.label], key, even=True) for g in pde.trained_groups})
 
 
 @eqx.filter_jit

@@ -166,7 +166,7 @@ class PDE:
         def draw(key) -> Groups:
             return Groups(
                 {
-                    group.label: _draw(group.region, jax.random.fold_in(key, i), counts[group.label], self.axes)
+                    group.label: self.draw(group, counts[group.label], jax.random.fold_in(key, i))
                     for i, group in enumerate(self.trained_groups)
                 }
             )
@@ -176,10 +176,19 @@ class PDE:
     def point_counts(self, n: int, boundary: int | None = None) -> dict[str, int]:
         """How many points each trained group gets."""
         edge = boundary if boundary is not None else max(64, n // 8)
-        return {
-            g.label: n if g.label == INTERIOR else (1 if getattr(g.region, "dim", 1) == 0 else edge)
-            for g in self.trained_groups
-        }
+        return {g.label: n if g.label == INTERIOR else edge for g in self.trained_groups}
+
+    def draw(self, group: Group, n: int, key: Array, even: bool = False) -> Any:
+        """`n` random points of a group (`even`: of a Sobol sequence); observations and single points are all taken."""
+        region = group.region
+        if isinstance(region, Observations):
+            return {
+                "points": jnp.stack([jnp.asarray(region.coordinates[a]) for a in self.axes], axis=1),
+                "values": jnp.stack([jnp.asarray(v) for v in region.values.values()], axis=1),
+            }
+        if region.dim == 0:
+            return jnp.asarray(region.grid(1))
+        return region.sobol(n, key) if even else region.sample(key, n)
 
     def parameters(self, model: Any) -> dict[str, Array | float]:
         """The value of every parameter; unknown ones come from the model."""
@@ -360,15 +369,6 @@ class _Misfit:
 
 def _argument_names(term: Term, measured) -> tuple[str, ...]:
     return (*term.meanings, "measured") if measured.shape[1] else tuple(term.meanings)
-
-
-def _draw(region, key, n: int, axes):
-    if not isinstance(region, Observations):
-        return region.sample(key, n)
-    return {
-        "points": jnp.stack([jnp.asarray(region.coordinates[a]) for a in axes], axis=1),
-        "values": jnp.stack([jnp.asarray(v) for v in region.values.values()], axis=1),
-    }
 
 
 def _equation_name(equation, index: int) -> str:

@@ -44,11 +44,11 @@ class Ball(Domain):
 
     def _place(self, unit):
         if self.dim == 1:
-            return self.centre + self.radius * (2 * unit - 1)
-        return self.centre + self.radius * unit[:, :1] ** (1 / self.dim) * _direction(unit[:, 1:], self.dim)
+            return _like(self.centre, unit) + self.radius * (2 * unit - 1)
+        return _like(self.centre, unit) + self.radius * unit[:, :1] ** (1 / self.dim) * _direction(unit[:, 1:], self.dim)
 
     def distance(self, points: Float[Array, "n d"]) -> Float[Array, " n"]:
-        return jnp.linalg.norm(jnp.asarray(points) - self.centre, axis=1) - self.radius
+        return jnp.linalg.norm(points - _like(self.centre, points), axis=1) - self.radius
 
     def boundary(self, *axes: str) -> "Sphere":
         """The whole sphere. Raises ValueError for some of its axes only."""
@@ -79,28 +79,28 @@ class Sphere(Region):
 
     def _place(self, unit):
         if self.ball.dim == 1:
-            return self.ball.centre + self.ball.radius * jnp.where(unit < 0.5, -1.0, 1.0)
-        return self.ball.centre + self.ball.radius * _direction(unit, self.ball.dim)
+            return _like(self.ball.centre, unit) + self.ball.radius * jnp.where(unit < 0.5, -1.0, 1.0)
+        return _like(self.ball.centre, unit) + self.ball.radius * _direction(unit, self.ball.dim)
 
-    def grid(self, n: int | Mapping[str, int]) -> Float[Array, "m d"]:
+    def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
         count = n if isinstance(n, int) else max(n.values())
         if self.ball.dim == 1:
-            return np.asarray(self._place(jnp.array([[0.25], [0.75]])))
+            return _on_host(lambda: self._place(jnp.array([[0.25], [0.75]])))
         if self.ball.dim == 2:
-            return np.asarray(self._place(jnp.asarray(np.arange(count)[:, None] / count)))
-        return np.asarray(self.sobol(count))
+            return _on_host(lambda: self._place(jnp.asarray(np.arange(count)[:, None] / count)))
+        return _on_host(lambda: self.sobol(count))
 
     def gap(self, points):
         """Distance from the sphere."""
         return jnp.abs(self.ball.distance(points))
 
     def normal(self, points: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        outward = points - self.ball.centre
+        outward = points - _like(self.ball.centre, points)
         return outward / jnp.linalg.norm(outward, axis=1, keepdims=True)
 
     def smooth_distance(self, point: Float[Array, " d"]) -> Float[Array, ""]:
         """Positive inside the ball."""
-        return (self.ball.radius**2 - jnp.sum((point - self.ball.centre) ** 2)) / (2 * self.ball.radius)
+        return (self.ball.radius**2 - jnp.sum((point - _like(self.ball.centre, point)) ** 2)) / (2 * self.ball.radius)
 
 
 class Polygon(Domain):
@@ -143,14 +143,13 @@ class Polygon(Domain):
         areas = np.array([abs(_signed_area(t)) for t in self._triangles])
         ends = np.cumsum(areas)[:-1] / areas.sum()
         a, b, c = jnp.moveaxis(
-            jnp.asarray(self._triangles)[jnp.searchsorted(jnp.asarray(ends), unit[:, 0], side="right")], 1, 0
+            _like(self._triangles, unit)[jnp.searchsorted(_like(ends, unit), unit[:, 0], side="right")], 1, 0
         )
         root, v = jnp.sqrt(unit[:, 1:2]), unit[:, 2:3]
         return (1 - root) * a + root * (1 - v) * b + root * v * c
 
     def distance(self, points: Float[Array, "n d"]) -> Float[Array, " n"]:
-        points = jnp.asarray(points)
-        start, end = jnp.asarray(self.vertices), jnp.asarray(np.roll(self.vertices, -1, axis=0))
+        start, end = _like(self.vertices, points), _like(np.roll(self.vertices, -1, axis=0), points)
         nearest = jnp.min(_segment_distances(points, start, end), axis=1)
         # A ray to the right crosses the edges of a polygon an odd number of times from inside.
         above = start[None, :, 1] > points[:, 1:2]
@@ -193,28 +192,28 @@ class Edges(Region):
     def _place(self, unit):
         ends = np.cumsum(self._lengths)
         along = unit[:, 0] * ends[-1]
-        i = jnp.searchsorted(jnp.asarray(ends[:-1]), along, side="right")
-        share = (along - jnp.asarray(ends - self._lengths)[i]) / jnp.asarray(self._lengths)[i]
-        start, end = jnp.asarray(self._start)[i], jnp.asarray(self._end)[i]
+        i = jnp.searchsorted(_like(ends[:-1], unit), along, side="right")
+        share = (along - _like(ends - self._lengths, unit)[i]) / _like(self._lengths, unit)[i]
+        start, end = _like(self._start, unit)[i], _like(self._end, unit)[i]
         return start + share[:, None] * (end - start)
 
-    def grid(self, n: int | Mapping[str, int]) -> Float[Array, "m d"]:
+    def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
         count = n if isinstance(n, int) else max(n.values())
-        return np.asarray(self._place(jnp.asarray(np.arange(count)[:, None] / count)))
+        return _on_host(lambda: self._place(jnp.asarray(np.arange(count)[:, None] / count)))
 
     def gap(self, points):
         """Distance from the nearest edge."""
-        return jnp.min(_segment_distances(points, jnp.asarray(self._start), jnp.asarray(self._end)), axis=1)
+        return jnp.min(_segment_distances(points, _like(self._start, points), _like(self._end, points)), axis=1)
 
     def normal(self, points: Float[Array, "n d"]) -> Float[Array, "n d"]:
         along = (self._end - self._start) / self._lengths[:, None]
-        normals = jnp.asarray(np.stack([along[:, 1], -along[:, 0]], axis=1))
-        distances = _segment_distances(points, jnp.asarray(self._start), jnp.asarray(self._end))
+        normals = _like(np.stack([along[:, 1], -along[:, 0]], axis=1), points)
+        distances = _segment_distances(points, _like(self._start, points), _like(self._end, points))
         return normals[jnp.argmin(distances, axis=1)]
 
     def smooth_distance(self, point: Float[Array, " d"]) -> Float[Array, ""]:
         """Positive off the edges (Sukumar & Srivastava, CMAME 389, 2022, eqs. 5 and 12)."""
-        start, end, length = jnp.asarray(self._start), jnp.asarray(self._end), jnp.asarray(self._lengths)
+        start, end, length = (_like(a, point) for a in (self._start, self._end, self._lengths))
         along, off = end - start, point - start
         line = (off[:, 0] * along[:, 1] - off[:, 1] * along[:, 0]) / length
         trim = ((length / 2) ** 2 - jnp.sum((point - (start + end) / 2) ** 2, axis=1)) / length
@@ -265,11 +264,11 @@ class Cloud(Domain):
 
         def place(unit):
             index = jnp.minimum((unit[:, 0] * count).astype(int), count - 1)
-            return jnp.asarray(self.points)[index]
+            return _like(self.points, unit)[index]
 
         return (Atom(1, place, float(count)),)
 
-    def grid(self, n: int | Mapping[str, int]) -> Float[Array, "m d"]:
+    def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
         return self.points
 
     def distance(self, points: Float[Array, "n d"]) -> Float[Array, " n"]:
@@ -277,7 +276,7 @@ class Cloud(Domain):
         return jnp.min(self._distances(points), axis=1)
 
     def _distances(self, points):
-        return jnp.linalg.norm(jnp.asarray(points)[:, None] - jnp.asarray(self.points), axis=2)
+        return jnp.linalg.norm(points[:, None] - _like(self.points, points), axis=2)
 
     def boundary(self, *axes: str) -> Region:
         """A cloud has no boundary of its own."""
@@ -286,7 +285,18 @@ class Cloud(Domain):
     def normal(self, points: Float[Array, "n d"]) -> Float[Array, "n d"]:
         if self.normals is None:
             raise ValueError("this Cloud has no normals: give them as Cloud(..., normals=array)")
-        return jnp.asarray(self.normals)[jnp.argmin(self._distances(points), axis=1)]
+        return _like(self.normals, points)[jnp.argmin(self._distances(points), axis=1)]
+
+
+def _on_host(make) -> np.ndarray:
+    """Points in double precision, as NumPy has them."""
+    with jax.enable_x64(True):
+        return np.asarray(make())
+
+
+def _like(constant: np.ndarray, array) -> Array:
+    """A constant in the precision of the points it meets."""
+    return jnp.asarray(constant, array.dtype)
 
 
 def check_whole(domain: Domain, axes: tuple[str, ...]) -> None:

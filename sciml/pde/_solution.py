@@ -62,7 +62,7 @@ class Solution:
         mesh = np.meshgrid(*points.values(), indexing="ij")
         flat = np.stack([m.ravel() for m in mesh], axis=1)
         values = self._evaluate(flat)
-        values[~np.asarray(self.pde.domain.contains(flat))] = np.nan
+        values[~self.pde.domain.contains(flat)] = np.nan
         data = {f: (self.pde.axes, values[:, i].reshape(mesh[0].shape)) for i, f in enumerate(self.pde.fields)}
         return self._labelled(xr.Dataset(data, coords=points))
 
