@@ -229,7 +229,8 @@ def _make_step(run: _Run, optimiser):
     def step(params, state, batch, fresh):
         is_scalar = not isinstance(jax.eval_shape(terms_of, params, batch), dict)
 
-        def value_fn(p, **_):
+        def value_fn(p, batch=batch, residual_fn=None, fresh=None):
+            # Optax's line searches pass on the extra arguments that this signature names, and refuse others.
             return total(terms_of(p, batch))
 
         def value_and_terms(p):

@@ -110,7 +110,7 @@ class Region(abc.ABC):
         """
 
         def unit(i, m, k):
-            sequence = jnp.asarray(_sobol(m, k))
+            sequence = jnp.asarray(_sobol(m, k), jnp.result_type(float))
             if key is None:
                 return sequence
             return (sequence + jax.random.uniform(jax.random.fold_in(key, i), (k,))) % 1.0

@@ -156,7 +156,9 @@ def find_fields(
         if name.startswith("laplacian_"):
             fields[name.removeprefix("laplacian_")] = None
             continue
-        root = next((q for q, s in splits(name) if _is_subscript(s, axes) and q not in taken), None)
+        # The shortest root, so that u_theta_theta is a derivative of u and not of u_theta.
+        roots = [q for q, s in splits(name) if _is_subscript(s, axes) and q not in taken]
+        root = roots[-1] if roots else None
         if root is not None:
             fields[root] = None
         elif name in declared:

@@ -46,7 +46,8 @@ def solve(
 
     If nothing but the budget is given, and all equations and conditions are affine in the fields, the output layer of
     random features is found by least squares, in seconds; the result is taken if it leaves less than 1e-3 of the
-    residual at points that were not fitted. Otherwise a network is trained, and the better of the two returned. All that is not given is chosen:
+    residual at points that were not fitted. Otherwise a network is trained, and the better of the two returned. All
+    that is not given is chosen:
 
     - `model`, the network `(pde.in_size,) -> (pde.out_size,)`: tanh, three hidden layers of 20 units (30 for three
       axes or more, or several fields). Inputs are scaled, and exact conditions applied, by `pde.model`.
