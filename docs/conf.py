@@ -1,7 +1,12 @@
 """Sphinx configuration: pages in Markdown (MyST), notebooks shown as stored, names from docstrings."""
 
+import shutil
 import tomllib
 from pathlib import Path
+
+# Sphinx reads pages below this folder only.
+_here = Path(__file__).parent
+shutil.copytree(_here.parent / "notebooks", _here / "notebooks", dirs_exist_ok=True)
 
 _project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 

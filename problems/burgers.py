@@ -39,8 +39,8 @@ def cole_hopf(t: np.ndarray, x: np.ndarray, nu: float) -> np.ndarray:
     shape, t, x = np.shape(t), np.ravel(t)[:, None], np.ravel(x)[:, None]
     out = np.empty(t.shape[0])
     # The integrand lives where |z| < 2 / sqrt(4 nu t) + 7, as the phase moves by at most two.
-    span = np.linspace(-1.0, 1.0, 2001)
-    for rows in np.array_split(np.arange(len(out)), max(1, len(out) // 2000)):
+    span = np.linspace(-1.0, 1.0, 801)
+    for rows in np.array_split(np.arange(len(out)), max(1, len(out) // 500)):
         width = np.sqrt(4 * nu * np.maximum(t[rows], 1e-12))
         z = span * np.minimum(2.0 / width + 7.0, 7.0 + np.sqrt(1 / (np.pi * nu)))
         y = x[rows] - width * z

@@ -209,7 +209,9 @@ def _run_pde(module, pde, key, budget, out: Path) -> dict:
 
     if not isinstance(pde, PDE):
         raise TypeError(f"problem() must return a PDE or a Problem, it returned {type(pde).__name__}")
-    solution = solve(pde, budget=budget, key=key)
+    # The budget is that of the whole run: imports lie behind, the comparison and the figure ahead.
+    spent, ahead = time.time() - _process_start(), min(6.0, 0.1 * budget)
+    solution = solve(pde, budget=max(0.1 * budget, budget - spent - ahead), key=key)
     metrics = solution.error() if pde.reference is not None else {}
     if hasattr(module, "evaluate"):
         metrics |= _as_numbers(module.evaluate(solution))

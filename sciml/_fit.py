@@ -4,7 +4,7 @@ import itertools
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def fit(
             show(state)
     except KeyboardInterrupt:
         # Only if it came between two blocks: inside one, the generator ends by itself.
-        state = blocks.close() or state
+        blocks.close()
         run.stopped = "interrupted"
     finally:
         if bar:
@@ -280,7 +280,7 @@ def _with_sum(terms: dict[str, float]) -> dict[str, float]:
 # Data as a function of a key: compiled, many steps at a time.
 
 
-def _scanned(run: _Run, model, stream: Stream, optimiser, sharding) -> Iterator[State]:
+def _scanned(run: _Run, model, stream: Stream, optimiser, sharding) -> Generator[State, None, None]:
     params = _params_of(model)
     take_step, read_losses = _make_step(run, optimiser), _report_losses(run)
 
@@ -320,7 +320,7 @@ def _scanned(run: _Run, model, stream: Stream, optimiser, sharding) -> Iterator[
                 run.stopped = _blame(run, carry[0], carry[2], step)
             elif run.steps is not None and step >= run.steps:
                 run.stopped = "steps"
-            elif run.seconds is not None and _time_is_up(run):
+            elif _time_is_up(run):
                 run.stopped = "time"
             if at_report or run.stopped or not losses:
                 losses = read_losses(carry[0], carry[2])
@@ -365,7 +365,7 @@ def _measure_rate(run: _Run, done: int, took: float, step: int) -> None:
 
 def _time_is_up(run: _Run) -> bool:
     one_step = 1 / run.rate if run.rate else 0.0
-    return run.elapsed() + one_step > run.seconds
+    return run.seconds is not None and run.elapsed() + one_step > run.seconds
 
 
 def _state(run: _Run, carry, losses) -> State:
@@ -427,61 +427,56 @@ def _blame(run: _Run, params, batch, step: int) -> str:
 # Data as an iterable of batches: one compiled step per batch.
 
 
-def _iterated(run: _Run, model, data: Iterable, optimiser, sharding) -> Iterator[State]:
+def _iterated(run: _Run, model, data: Iterable, optimiser, sharding) -> Generator[State, None, None]:
     params = _params_of(model)
     take_step = eqx.filter_jit(_make_step(run, optimiser))
     carry = (params, optimiser.init(params), (), jnp.zeros((), jnp.int32), jnp.array(True))
     carry = _as_strong(_resume(run, carry, model))
-    step, sums, losses = int(carry[3]), {}, {}
+    step, losses = int(carry[3]), {}
+    sums: dict[str, list] = {}
     batches = _batches(data, step, sharding)
     began, counted = time.perf_counter(), 0
+
+    def entry():
+        """Ends an entry of the history: the means since the last one."""
+        nonlocal losses
+        if sums:
+            losses = _with_sum({n: float(jnp.mean(jnp.stack(v))) for n, v in sums.items()})
+            _record(run, step, losses)
+            sums.clear()
+        _maybe_save(run, carry, model)
+        return _state(run, carry, losses)
+
     try:
         while not run.stopped:
             if run.steps is not None and step >= run.steps:
                 run.stopped = "steps"
-                _maybe_save(run, carry, model)
-                yield _state(run, carry, losses)
-                return
+                break
             batch = next(batches, None)
             if batch is None:
                 run.stopped = f"the data ended after {step} batches"
-                warnings.warn(
-                    f"{run.stopped}: pass an iterable that can be repeated (a list, or a class with __iter__), or "
-                    "fewer steps",
-                    stacklevel=2,
-                )
-                _record(run, step, losses)
-                _maybe_save(run, carry, model)
-                yield _state(run, carry, losses)
-                return
+                remedy = "pass an iterable that can be repeated (a list, or a class with __iter__), or fewer steps"
+                warnings.warn(f"{run.stopped}: {remedy}", stacklevel=2)
+                break
             new_params, state, terms, ok = take_step(carry[0], carry[1], batch, jnp.array(True))
             if step == 0:
                 _refuse_bad_start(_with_sum({n: float(v) for n, v in terms.items()}))
                 began = time.perf_counter()
             if not bool(ok):
                 run.stopped = _blame(run, carry[0], batch, step)
-            else:
-                carry = (new_params, state, (), carry[3] + 1, ok)
-                step, counted = step + 1, counted + 1
-                run.rate = counted / max(time.perf_counter() - began, 1e-9) if counted > 1 else 0.0
-                sums = {n: sums.get(n, ()) + (v,) for n, v in terms.items()}
-            if run.seconds is not None and not run.stopped and _time_is_up(run):
+                break
+            carry = (new_params, state, (), carry[3] + 1, ok)
+            step, counted = step + 1, counted + 1
+            run.rate = counted / max(time.perf_counter() - began, 1e-9) if counted > 1 else 0.0
+            for name, value in terms.items():
+                sums.setdefault(name, []).append(value)
+            if _time_is_up(run):
                 run.stopped = "time"
-            last = run.steps is not None and step >= run.steps
-            if step % run.every == 0 or run.stopped or last:
-                if sums:
-                    losses = _with_sum({n: float(jnp.mean(jnp.stack(v))) for n, v in sums.items()})
-                    _record(run, step, losses)
-                sums = {}
-                if last and not run.stopped:
-                    run.stopped = "steps"
-                _maybe_save(run, carry, model)
-                yield _state(run, carry, losses)
+            elif step % run.every == 0:
+                yield entry()
     except KeyboardInterrupt:
         run.stopped = "interrupted"
-        _record(run, step, losses)
-        _maybe_save(run, carry, model)
-        yield _state(run, carry, losses)
+    yield entry()
 
 
 def _batches(data: Iterable, skip: int, sharding) -> Iterator:

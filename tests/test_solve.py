@@ -61,12 +61,15 @@ def test_same_key_same_bits():
     assert (one(t=t) == two(t=t)).all() and not (one(t=t) == other(t=t)).all()
 
 
-@pytest.mark.parametrize("optimiser", [optim.gauss_newton(), optim.self_scaled_bfgs(), optax.lbfgs()])
-def test_optimiser_model_and_points_can_be_given(optimiser):
+@pytest.mark.parametrize(
+    ("optimiser", "tolerance"),
+    [(optim.gauss_newton(), 1e-5), (optim.self_scaled_bfgs(), 1e-3), (optax.lbfgs(), 2e-2), (optax.adam(1e-2), 0.5)],
+)
+def test_optimiser_model_and_points_can_be_given(optimiser, tolerance):
     network = eqx.nn.MLP(1, 1, 10, 2, jnp.tanh, key=jax.random.key(0))
     pde = logistic()
     result = solve(pde, network, optimiser=optimiser, points=pde.points(64), budget=None, steps=60, report=None)
-    assert result.error()["relative_l2"] < 1e-3
+    assert result.error()["relative_l2"] < tolerance
     assert jax.tree.leaves(eqx.filter(result.model, eqx.is_array))[0].dtype == np.float64
 
 

@@ -51,7 +51,7 @@ def gauss_newton(
         )
         return unravel(step), GaussNewtonState(damping)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def normal_equations(

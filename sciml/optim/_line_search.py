@@ -65,7 +65,7 @@ def strong_wolfe(
     def unfinished(s: _Search):
         return ~s.done & (s.evaluations < max_evaluations)
 
-    begin = _Search(start, start, jnp.array(False), jnp.array(False), jnp.asarray(first, point.dtype), 0)
+    begin = _Search(start, start, jnp.array(False), jnp.array(False), jnp.asarray(first, point.dtype), jnp.array(0))
     return lax.while_loop(unfinished, body, begin).low
 
 

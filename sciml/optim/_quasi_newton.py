@@ -80,7 +80,7 @@ def _quasi_newton(coefficients, max_evaluations) -> optax.GradientTransformation
         inverse = _update_inverse(inverse, step, end, gradient, coefficients)
         return unravel(step), QuasiNewtonState(inverse, end.value, end.gradient, state.count + 1)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _descent(inverse, gradient):

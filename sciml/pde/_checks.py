@@ -1,6 +1,7 @@
 """Checks of a PDE when it is built: each names what is wrong and the remedy."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -190,20 +191,22 @@ def _check_periodic(pde) -> None:
 def _check_data(pde) -> None:
     """Declared values must be finite on their region, and repeat along periodic axes."""
     numbers = {n: getattr(v, "initial", v) for n, v in pde.numbers.items()}
-    for item in pde.conditions:
+    conditions: Any = pde.conditions
+    for item in conditions:
         if not isinstance(item, Value):
             continue
         points = np.asarray(item.on.sample(jax.random.key(0), 16))
+        data: Any
         for target, data in item.targets.items():
             if not callable(data):
                 continue
             names = pde.data_arguments(data, target)
             for point in points:
-                known = numbers | dict(zip(pde.axes, point))
+                known: dict[str, Any] = numbers | dict(zip(pde.axes, point))
                 got = _number(data(**{n: known[n] for n in names}), target, item)
                 for axis in set(pde.periodic_axes) & set(names):
                     low, high = pde.domain.bounds[axis]
-                    ends = [data(**{n: (known | {axis: x})[n] for n in names}) for x in (low, high)]
+                    ends: list[Any] = [data(**{n: (known | {axis: x})[n] for n in names}) for x in (low, high)]
                     if abs(float(ends[0]) - float(ends[1])) > 1e-4 * max(1.0, abs(got)):
                         raise ValueError(
                             f"'{axis}' is periodic but the value of '{target}' on {item.on.label} differs between "

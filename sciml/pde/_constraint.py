@@ -87,7 +87,7 @@ def make_constraints(pde) -> tuple[Constraint, ...]:
             read = _reader(pde, data, target)
             faces = [_face(pde, piece) for piece in value.on.pieces]
             if all(faces):
-                more = tuple(Face(axis, at, order, read) for axis, at in faces)
+                more = tuple(Face(*face, order, read) for face in faces if face)
                 c = Constraint(bounds, c.faces + more, c.regions)
             else:
                 c = Constraint(bounds, c.faces, (*c.regions, (value.on, read)))
@@ -271,6 +271,7 @@ def _lift(c: Constraint, numbers) -> Callable:
 def _corrected(lift, c: Constraint, axis: int, numbers) -> Callable:
     low, high = c.bounds[axis]
     lower, upper, slope = _sides(c, axis)
+    single: Any = lower if lower is not None else upper
 
     def moved(point, x):
         return jnp.stack([jnp.asarray(x, point.dtype) if i == axis else point[i] for i in range(len(point))])
@@ -288,11 +289,10 @@ def _corrected(lift, c: Constraint, axis: int, numbers) -> Callable:
         s = (point[axis] - low) / (high - low)
         value = lift(point)
         if slope is not None:
-            end = lower if lower is not None else upper
-            return value + miss(end, point) + (point[axis] - slope.at) * miss_of_slope(slope, point)
+            return value + miss(single, point) + (point[axis] - slope.at) * miss_of_slope(slope, point)
         if lower is not None and upper is not None:
             return value + (1 - s) * miss(lower, point) + s * miss(upper, point)
-        return value + miss(lower if lower is not None else upper, point)
+        return value + miss(single, point)
 
     return corrected
 

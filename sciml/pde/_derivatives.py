@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 # A partial derivative is the sorted tuple of the axes it is taken along: () is the value, (0, 1) is u_xy.
@@ -70,7 +71,7 @@ def nested_derivatives(
 
     def one(partial):
         if isinstance(partial, Laplacian):
-            return sum(one((a, a)) for a in partial)
+            return functools.reduce(jnp.add, [one((a, a)) for a in partial])
         return functools.reduce(along, partial, function)(point)
 
     return {p: one(p) for p in map(_canonical, partials)}
@@ -140,7 +141,7 @@ def _without_zeros(result):
 
 
 def _known_zero(value) -> bool:
-    return not isinstance(value, jax.core.Tracer) and not np.asarray(value).any()
+    return not isinstance(value, Tracer) and not np.asarray(value).any()
 
 
 def _apply(equation, operands, partials) -> list:
@@ -148,7 +149,7 @@ def _apply(equation, operands, partials) -> list:
     name = primitive.name
 
     def bind(*args):
-        if any(isinstance(a, jax.core.Tracer) for a in args):
+        if any(isinstance(a, Tracer) for a in args):
             out = primitive.bind(*args, **params)
         else:
             # The same for all points and parameters: a number now, not an operation later.
@@ -157,18 +158,18 @@ def _apply(equation, operands, partials) -> list:
         return out if primitive.multiple_results else [out]
 
     inner = params.get("call_jaxpr", params.get("jaxpr"))
-    if name in _CALLS and inner is not None:
-        if not any(isinstance(o, Series) for o in operands):
-            return bind(*operands) if name in ("jit", "pjit") else _evaluate(*_open(inner), operands, partials)
-        return _evaluate(*_open(inner), operands, partials)
-    if not any(isinstance(o, Series) for o in operands):
+    moving = any(isinstance(o, Series) for o in operands)
+    if name in _CALLS and inner is not None and (moving or name not in ("jit", "pjit")):
+        jaxpr, constants = _open(inner)
+        return _evaluate(jaxpr, constants, operands, partials)
+    if not moving:
         return bind(*operands)
     if name in _UNARY or name in _TOWERS:
         return [_compose(_tower(name, params, primitive), operands[0], partials)]
     if name in _LINEAR:
         return _linear(bind, operands, equation)
     if name in _BILINEAR:
-        return [_product(lambda a, b: bind(a, b)[0], *operands, partials)]
+        return [_product(lambda a, b: bind(a, b)[0], operands[0], operands[1], partials)]
     if name in _STEPS:
         return bind(*[o[()] if isinstance(o, Series) else o for o in operands])
     rule = _SPECIAL.get(name)
@@ -313,9 +314,11 @@ def _tanh_tower(z, order: int) -> list:
 def _horner(coefficients, y):
     # tanh alternates between even and odd polynomials: work in y**2.
     parity = (len(coefficients) - 1) % 2
-    square, result = y * y, None
-    for c in reversed(coefficients[parity::2]):
-        result = c if result is None else result * square + c
+    square = y * y
+    highest, *others = reversed(coefficients[parity::2])
+    result = jnp.full_like(y, highest)
+    for c in others:
+        result = result * square + c
     return result * y if parity else result
 
 

@@ -53,7 +53,8 @@ class Atom:
             return None
         if after.all():
             return self
-        both = keep if self.keep is None else lambda p: self.keep(p) & keep(p)
+        earlier = self.keep
+        both = keep if earlier is None else lambda p: earlier(p) & keep(p)
         return Atom(self.unit_size, self.place, self.measure * after.sum() / before.sum(), after.mean(), both)
 
 
@@ -348,7 +349,9 @@ class Product(Domain):
         shared = set(first.axes) & set(second.axes)
         if shared:
             raise ValueError(f"a product needs different axes; both factors have {', '.join(sorted(shared))}")
-        self.first, self.second, self.label = first, second, label
+        self.first: Any = first
+        self.second: Any = second
+        self.label = label
         self.axes = (*first.axes, *second.axes)
 
     def __repr__(self) -> str:
@@ -392,7 +395,7 @@ class Product(Domain):
         for factor in (self.first, self.second):
             own = {a: v for a, v in fixed.items() if a in factor.axes}
             parts.append(factor.at(**own) if own else factor)
-        return Product(*parts, ", ".join(f"{a}={float(v):g}" for a, v in fixed.items()))
+        return Product(parts[0], parts[1], ", ".join(f"{a}={float(v):g}" for a, v in fixed.items()))
 
     def boundary(self, *axes: str) -> Region:
         """The boundary of the factors that own the axes, times the other; without names, of all but time."""
@@ -463,7 +466,7 @@ def distance_to(region: Region, points):
     return region.distance(points) if isinstance(region, Domain) else gap(region, points)
 
 
-def gap(region: Region, points: Float[Array, "n d"]) -> Float[Array, " n"]:
+def gap(region: Any, points: Float[Array, "n d"]) -> Float[Array, " n"]:
     """How far points are from a piece of a boundary; zero on it."""
     if isinstance(region, Product):
         k = len(region.first.axes)

@@ -6,7 +6,7 @@ smallest residual at points that were not fitted.
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -102,8 +102,8 @@ def _fit(pde: PDE, count: int, spread: float, key: Array) -> LinearFit:
     rows = {label: _scaled(label, *part, size) for label, part in _linear_parts(pde, network, points).items()}
     matrix = np.concatenate([m for m, _ in rows.values()])
     right = np.concatenate([r for _, r in rows.values()])
-    output, *_ = scipy.linalg.lstsq(matrix, right, cond=1e-15, lapack_driver="gelsy", overwrite_a=True)
-    found = eqx.tree_at(lambda n: n.output, network, jnp.asarray(np.reshape(output, network.output.shape)))
+    solved: Any = scipy.linalg.lstsq(matrix, right, cond=1e-15, lapack_driver="gelsy", overwrite_a=True)
+    found = eqx.tree_at(lambda n: n.output, network, jnp.asarray(np.reshape(solved[0], network.output.shape)))
     fields = pde.model(found)
     losses = _mean_squares(pde, fields, _random_points(pde, checked))
     residual = _relative(pde, losses, checked)

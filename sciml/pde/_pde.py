@@ -15,7 +15,7 @@ from . import _checks
 from ._condition import Condition, Derived, Observations, Periodic, Value
 from ._constraint import ConstrainedFields, Constraint, constrain, exact_values, make_constraints
 from ._derivatives import derivatives
-from ._domain import Domain, Region
+from ._domain import Domain
 from ._names import (
     Coordinate,
     Derivative,
@@ -46,7 +46,7 @@ class Group:
     """The terms of one region, whose points they share."""
 
     label: str
-    region: Region | Observations
+    region: Any  # a Region, or Observations
     terms: tuple[Term, ...]
     source: Any = None  # the declared condition, for those that can hold by construction
 
@@ -198,11 +198,12 @@ class PDE:
 
     def _group_residuals(self, group: Group, model, points) -> dict[str, Array]:
         needs_normal = any(isinstance(m, Normal) for t in group.terms for m in t.meanings.values())
-        if isinstance(group.region, Observations):
+        region: Any = group.region
+        if isinstance(region, Observations):
             points, measured = points["points"], points["values"]
         else:
             measured = jnp.zeros((points.shape[0], 0), points.dtype)
-        normals = group.region.normal(points) if needs_normal else jnp.zeros_like(points)
+        normals = region.normal(points) if needs_normal else jnp.zeros_like(points)
 
         def one(point, normal, measurement):
             meanings = {n: m for term in group.terms for n, m in term.meanings.items()}
@@ -220,7 +221,7 @@ class PDE:
         meanings: Mapping[str, Meaning],
         model: Callable,
         point: Float[Array, " d"],
-        normal: Float[Array, " d"] | None = None,
+        normal: Any = None,
     ) -> dict[str, Array | float]:
         """The number that each name stands for at one point, all derivatives in one sweep."""
         wanted: dict[str, dict] = {}
@@ -306,7 +307,7 @@ class PDE:
         for item in self.conditions:
             if isinstance(item, Periodic):
                 continue
-            region = item if isinstance(item, Observations) else item.on
+            region: Any = item if isinstance(item, Observations) else item.on
             place = _unique(region.label if isinstance(item, Value) else item.name, places)
             places[place] = None
             label = f"{', '.join(item.targets)} on {place}" if isinstance(item, Value) else place

@@ -45,7 +45,9 @@ class Ball(Domain):
     def _place(self, unit):
         if self.dim == 1:
             return _like(self.centre, unit) + self.radius * (2 * unit - 1)
-        return _like(self.centre, unit) + self.radius * unit[:, :1] ** (1 / self.dim) * _direction(unit[:, 1:], self.dim)
+        return _like(self.centre, unit) + self.radius * unit[:, :1] ** (1 / self.dim) * _direction(
+            unit[:, 1:], self.dim
+        )
 
     def distance(self, points: Float[Array, "n d"]) -> Float[Array, " n"]:
         return jnp.linalg.norm(points - _like(self.centre, points), axis=1) - self.radius

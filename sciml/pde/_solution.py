@@ -1,5 +1,6 @@
 """The solution of a PDE: a function of named coordinates, with its error, picture and file."""
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,6 +73,14 @@ class Solution:
         A reference that is an xarray object is compared at its own coordinates, without interpolation.
         Raises ValueError where the problem has no reference.
         """
+        return self._default_comparison.copy() if grid is None else self._compare(grid)
+
+    @functools.cached_property
+    def _default_comparison(self) -> Any:
+        # References can be slow, and the error, the figure and the file all want this one.
+        return self._compare(None)
+
+    def _compare(self, grid: Any) -> Any:
         reference = self.pde.reference
         if reference is None:
             raise ValueError("the problem has no reference: give one as PDE(..., reference=...)")

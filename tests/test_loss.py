@@ -1,0 +1,70 @@
+"""Losses and functions from losses to losses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sciml import Groups, combine, misfit, relative_misfit, weighted
+from sciml._loss import mean_squares, total
+
+
+def two_terms(model, batch):
+    return {"a": model * batch, "long name": model + batch}
+
+
+def test_total_is_the_sum_of_mean_squares():
+    terms = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([[3.0]])}
+    assert float(total(terms)) == pytest.approx(2.5 + 9.0)
+    assert {k: float(v) for k, v in mean_squares(terms).items()} == {"a": 2.5, "b": 9.0}
+    assert float(total(jnp.array(4.0))) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({}, "nothing to minimise"),
+        (jnp.ones(3), "real scalar or a dict"),
+        ({"z": jnp.array([1j])}, "'z' is complex"),
+        (jnp.array(1), "real scalar"),
+    ],
+)
+def test_what_is_no_loss(terms, message):
+    with pytest.raises(TypeError, match=message):
+        mean_squares(terms)
+
+
+def test_misfit_maps_over_samples():
+    x, w, y = jnp.ones((4, 3)), jnp.arange(4.0), jnp.full((4, 3), 2.0)
+    out = misfit(lambda x, w: x * w, (x, w, y))["misfit"]
+    np.testing.assert_allclose(out, np.arange(4.0)[:, None] * np.ones((4, 3)) - 2)
+    np.testing.assert_allclose(relative_misfit(lambda x, w: x * w, (x, w, y))["misfit"], out / 2)
+
+
+def test_weights_multiply_mean_squares():
+    loss = weighted(two_terms, {"long name": 4.0}, a=0.25)
+    plain, changed = (mean_squares(f(2.0, jnp.array([1.0, 3.0]))) for f in (two_terms, loss))
+    assert float(changed["a"]) == pytest.approx(0.25 * float(plain["a"]))
+    assert float(changed["long name"]) == pytest.approx(4 * float(plain["long name"]))
+
+
+def test_weights_of_terms_that_do_not_exist():
+    with pytest.raises(ValueError, match="did you mean 'long name'"):
+        weighted(two_terms, {"long nam": 1.0})(1.0, jnp.ones(2))
+    with pytest.raises(ValueError, match="must not be negative"):
+        weighted(two_terms, a=-1.0)
+    with pytest.raises(TypeError, match="dict of residuals"):
+        weighted(lambda m, b: jnp.sum(b), a=1.0)(1.0, jnp.ones(2))
+
+
+def test_combined_losses():
+    both = combine(two_terms, lambda m, b: {"c": m - b})
+    assert set(both(1.0, jnp.ones(2))) == {"a", "long name", "c"}
+    with pytest.raises(ValueError, match="have a term called"):
+        combine(two_terms, two_terms)(1.0, jnp.ones(2))
+
+
+def test_groups_are_a_pytree_and_a_dict():
+    groups = Groups({"b": jnp.ones(2), "a": jnp.zeros(3)})
+    doubled = jax.tree.map(lambda x: 2 * x, groups)
+    assert isinstance(doubled, Groups) and float(doubled["b"][0]) == 2.0 and set(doubled) == {"a", "b"}
