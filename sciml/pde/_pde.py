@@ -198,12 +198,12 @@ class PDE:
 
     def _group_residuals(self, group: Group, model, points) -> dict[str, Array]:
         needs_normal = any(isinstance(m, Normal) for t in group.terms for m in t.meanings.values())
-        region: Any = group.region
+        region = group.region
         if isinstance(region, Observations):
             points, measured = points["points"], points["values"]
         else:
             measured = jnp.zeros((points.shape[0], 0), points.dtype)
-        normals = region.normal(points) if needs_normal else jnp.zeros_like(points)
+        normals = group.region.normal(points) if needs_normal else jnp.zeros_like(points)
 
         def one(point, normal, measurement):
             meanings = {n: m for term in group.terms for n, m in term.meanings.items()}
