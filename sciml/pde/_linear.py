@@ -6,7 +6,7 @@ smallest residual at points that were not fitted.
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -73,13 +73,16 @@ def solve_affine(pde: PDE, key: Array, budget: float) -> LinearFit:
         if time.perf_counter() - start > budget / 3:
             break
     best = min(trials, key=lambda t: t.residual)
+    # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
-        began = time.perf_counter()
-        full = _fit(pde, count // share, best.spread, jax.random.fold_in(key, len(SPREADS) + i))
-        best = min(best, full, key=lambda t: t.residual)
-        # Twice the features take up to eight times as long.
-        if best.residual <= ENOUGH or time.perf_counter() - start + 8 * (time.perf_counter() - began) > budget:
-            break
+        for spread in (best.spread, *[s for s in SPREADS if s > best.spread][:1]):
+            began = time.perf_counter()
+            full = _fit(pde, count // share, spread, jax.random.fold_in(key, len(SPREADS) + i))
+            best = min(best, full, key=lambda t: t.residual)
+            took = time.perf_counter() - began
+            # Twice the features take up to eight times as long.
+            if best.residual <= ENOUGH or time.perf_counter() - start + 8 * took > budget:
+                return best
     return best
 
 
@@ -116,7 +119,9 @@ def _least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     The damping is at the level of rounding. It is three times faster than a rank-revealing factorisation and leaves the
     same residual.
     """
-    from scipy.linalg.lapack import dgels, dgels_lwork
+    import scipy.linalg.lapack
+
+    lapack: Any = scipy.linalg.lapack
 
     size = matrix.shape[1]
     damping = DAMPING * np.sqrt((matrix**2).sum(axis=0).max())
@@ -124,8 +129,8 @@ def _least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     extended[: len(matrix)] = matrix
     extended[len(matrix) :][np.diag_indices(size)] = damping
     target = np.concatenate([right, np.zeros(size)])
-    work, _ = dgels_lwork(*extended.shape, 1)
-    _, solution, info = dgels(extended, target, lwork=int(work), overwrite_a=True)
+    work, _ = lapack.dgels_lwork(*extended.shape, 1)
+    _, solution, info = lapack.dgels(extended, target, lwork=int(work), overwrite_a=True)
     if info != 0:
         raise FloatingPointError(f"the least-squares system of {size} features could not be solved (LAPACK {info})")
     return solution[:size]

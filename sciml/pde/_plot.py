@@ -108,8 +108,10 @@ def _label(panel, dataset, across, up) -> None:
 def _draw_losses(panel, history) -> None:
     panel.set_title("losses")
     names = [n for n in history.data_vars if n != "loss"] or list(history.data_vars)
+    # A direct solution has one entry: points instead of curves.
+    marker = "o" if history.sizes.get("step", 0) == 1 else ""
     for name, colour in zip(names, COLOURS * (len(names) // len(COLOURS) + 1)):
-        panel.semilogy(history["seconds"], history[name], color=colour, label=name)
+        panel.semilogy(history["seconds"], history[name], marker=marker, color=colour, label=name)
     panel.set_xlabel("seconds")
     panel.set_ylabel("mean square residual")
     if names:
