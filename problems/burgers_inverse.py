@@ -17,7 +17,7 @@ BUDGET = 60.0
 NU = 0.01 / np.pi
 
 
-def problem(points: int = 4000, noise: float = 0.01, guess: float = 0.01, data_seed: int = 0) -> PDE:
+def problem(points: int = 2000, noise: float = 0.01, guess: float = 0.01, data_seed: int = 0) -> PDE:
     """points: number of observations; noise: their standard deviation over the rms of u; guess: first guess of nu;
     data_seed: of the points and the noise.
     """

@@ -46,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"sciml: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("sciml: interrupted before there was a solution", file=sys.stderr)
+        return 130
 
 
 def _refuse_rest(parser, rest) -> None:

@@ -1,6 +1,20 @@
 """A progress bar for long work, quiet where nobody watches."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def busy(text: str, shown: bool) -> Iterator[None]:
+    """Says on a terminal what goes on, for work without steps."""
+    if not (shown and sys.stderr.isatty()):
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
 
 
 class ProgressBar:

@@ -93,6 +93,8 @@ def describe(value: Any) -> Any:
         return value
     if eqx.is_array(value) or isinstance(value, np.ndarray | np.generic):
         return f"array {value.dtype}[{','.join(map(str, value.shape))}]"
+    if hasattr(type(value), "configuration"):
+        return {"class": _qualified(type(value))} | describe(value.configuration)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: describe(getattr(value, f.name, None)) for f in dataclasses.fields(value)}
         return {"class": _qualified(type(value))} | fields

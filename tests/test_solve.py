@@ -243,3 +243,11 @@ def test_weights_change_the_loss():
     gap = [np.abs(s(t=0.0, x=x) - np.sin(np.pi * x)).max() for s in (light, heavy)]
     assert gap[1] < gap[0]
     assert pde.exact
+
+
+def test_checkpoint_of_another_problem_is_refused(tmp_path):
+    arguments = {"steps": 3, "budget": None, "report": None, "checkpoint": tmp_path / "run"}
+    solve(heat(), **arguments)
+    solve(heat(), **arguments | {"steps": 5})
+    with pytest.raises(ValueError, match="numbers.a"):
+        solve(heat(a=0.4), **arguments)

@@ -24,7 +24,6 @@ from jaxtyping import Array, Float
 
 # A partial derivative is the sorted tuple of the axes it is taken along: () is the value, (0, 1) is u_xy.
 # A Laplacian over some axes is a `Laplacian` of those axes.
-type_partial = tuple[int, ...]
 
 
 class Laplacian(tuple):

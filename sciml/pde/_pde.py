@@ -113,6 +113,17 @@ class PDE:
         terms = ", ".join(term.name for group in self.groups.values() for term in group.terms)
         return f"PDE(fields={', '.join(self.fields)}; axes={', '.join(self.axes)}; terms={terms})"
 
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What tells this problem from another one, for checkpoints: equations, parameters, domain, conditions."""
+        return {
+            "domain": repr(self.domain),
+            "equations": self.equations,
+            "numbers": self.numbers,
+            "derived": self.derived,
+            "conditions": {g.label: {t.name: t.function for t in g.terms} for g in self.groups.values() if g.source},
+        }
+
     # What a network for this problem looks like.
 
     @property

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from .._fit import fit
 from .._loss import weighted
 from .._precision import double_precision
+from .._progress import busy
 from ..nn import mlp
 from ..optim import self_scaled_broyden
 from ._condition import Observations
@@ -69,12 +70,13 @@ def solve(
     direct = None
     with double_precision(double):
         if double and all(given is None for given in (model, loss, points, optimiser, steps)) and not fit_arguments:
-            direct = _least_squares(pde, key, budget, start)
+            with busy("least squares over random features, if the problem is affine", bool(report)):
+                direct = _least_squares(pde, key, budget, start)
             if direct is not None and direct.chosen["residual"] <= ACCEPTED:
                 return direct
         network = default_network(pde, jax.random.fold_in(key, 1)) if model is None else _cast(model)
         fields = pde.model(network)
-        stream = adaptive(pde) if points is None else points
+        stream = adaptive(pde, n=default_points(pde)) if points is None else points
         stream = adaptive(pde, n=stream) if isinstance(stream, int) else stream
         chosen = default_optimiser(fields) if optimiser is None else optimiser
         left = None if budget is None else max(0.1, budget - (time.perf_counter() - start))
@@ -140,6 +142,11 @@ def _conditions(pde: PDE) -> dict[str, Any]:
         "penalty": [g.label for g in pde.trained_groups if g.source is not None],
         "periodic": list(pde.periodic_axes),
     }
+
+
+def default_points(pde: PDE) -> int:
+    """How many interior points `solve` takes: fewer where data limit the accuracy, to take more steps."""
+    return 2048 if pde.unknowns else 4096
 
 
 def default_network(pde: PDE, key: Array) -> eqx.nn.MLP:
