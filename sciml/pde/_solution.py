@@ -116,9 +116,9 @@ class Solution:
         with double_precision(self._is_double):
             return {name: float(number) for name, number in self.pde.parameters(self.model).items()}
 
-    def plot(self, path: str | os.PathLike | None = None) -> Any:
-        """A figure of the solution, the reference and the error where there is one, and the losses; also written to
-        `path` where given. Returns the matplotlib Figure.
+    def plot(self, path: Any = None) -> Any:
+        """A figure of the solution, the reference and the error where there is one, and the losses; also written as
+        PNG to `path` (a name or a binary file) where given. Returns the matplotlib Figure.
         """
         from ._plot import plot_solution
 
