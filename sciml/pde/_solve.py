@@ -74,7 +74,9 @@ def solve(
                 direct = _least_squares(pde, key, budget, start)
             if direct is not None and direct.chosen["residual"] <= ACCEPTED:
                 return direct
-        network = default_network(pde, jax.random.fold_in(key, 1)) if model is None else _cast(model)
+        # Compiled as one program: a dozen small ones would take two seconds.
+        make = eqx.filter_jit(default_network)
+        network = make(pde, jax.random.fold_in(key, 1)) if model is None else _cast(model)
         fields = pde.model(network)
         stream = adaptive(pde, n=default_points(pde)) if points is None else points
         stream = adaptive(pde, n=stream) if isinstance(stream, int) else stream
