@@ -1,0 +1,184 @@
+"""A pool of decoded blocks in memory: read by threads, gathered into batches."""
+
+import math
+import sys
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+
+from ._plan import Output, Plan
+from ._source import DataError
+
+
+# JAX takes an array on the host without a copy if it begins at such an address.
+ALIGNMENT = 64
+
+
+def _aligned(buffer: np.ndarray, nbytes: int) -> np.ndarray:
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + nbytes]
+
+
+class Memory:
+    """Buffers that are used again for one pool after another, so that the system need not clear new pages."""
+
+    def __init__(self):
+        self.free: list[np.ndarray] = []
+
+    def take(self, nbytes: int) -> np.ndarray:
+        """A buffer of at least that many bytes."""
+        fits = [b for b in self.free if b.nbytes >= nbytes]
+        if fits:
+            best = min(fits, key=lambda b: b.nbytes)
+            self.free = [b for b in self.free if b is not best]
+            return best
+        # What is too small would lie idle beside its successor.
+        self.free = self.free[1:]
+        return np.empty(nbytes, np.uint8)
+
+    def give(self, buffers: list[np.ndarray]) -> None:
+        """Takes buffers back."""
+        self.free.extend(buffers)
+
+
+class Fresh:
+    """Buffers for batches, each used again only when nothing refers to it any more.
+
+    JAX may use the memory of an array on the host as its own, for as long as it keeps a reference to it; so the count of
+    references tells when a buffer is free. New memory for each batch would cost more than filling it.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._buffers: list[np.ndarray] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array that nobody else holds, with arbitrary contents."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        for buffer in self._buffers:
+            # The list, the loop's name and the argument of the call.
+            if buffer.nbytes == nbytes + ALIGNMENT and sys.getrefcount(buffer) == 3:
+                return _aligned(buffer, nbytes).view(dtype).reshape(shape)
+        buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+        self._buffers = [*self._buffers[-self._most + 1 :], buffer]
+        return _aligned(buffer, nbytes).view(dtype).reshape(shape)
+
+
+class Pool:
+    """The rows of some pieces of a data set, and the reads that bring them."""
+
+    def __init__(self, plan: Plan, pieces: np.ndarray, memory: Memory, needed: np.ndarray | None = None):
+        """`needed`: which places of the pieces, laid end to end, this process wants; by default all. Boxes without any
+        keep their numbers but get no frames.
+        """
+        self.plan, self.pieces, self._memory = plan, pieces, memory
+        rects = plan.rects(pieces)
+        lengths = rects.rows[:, 1] - rects.rows[:, 0]
+        self._ends = np.cumsum(lengths)
+        count = int(self._ends[-1])
+        self.box_of = np.repeat(np.arange(len(lengths)), lengths)
+        wanted = np.full(len(lengths), needed is None)
+        if needed is not None:
+            wanted[self.box_of[needed]] = True
+        self.wanted = wanted
+        rows = np.arange(count) - (self._ends - lengths)[self.box_of] + rects.rows[self.box_of, 0]
+        self.rows, self.rects = rows, rects
+        self.first, self.frames, self._buffers, self._starts = [], [], [], []
+        for feed in plan.feeds:
+            counts = np.where(wanted, plan.frames(feed, rects), 0)
+            fixed = not (feed.by_sample or feed.by_time)
+            starts = np.zeros(len(counts), np.int64) if fixed else np.cumsum(counts) - counts
+            total = 1 if fixed else int(counts.sum())
+            self.first.append(plan.first_frames(feed, rects, starts, self.box_of, rows))
+            raw = memory.take(total * feed.frame_bytes)
+            self._buffers.append(raw)
+            flat = raw[: total * feed.frame_bytes].view(feed.dtype)
+            self.frames.append(flat.reshape(total, *feed.frame))
+            self._starts.append(starts)
+        self._reads: dict[int, Future] = {}
+        self._done = ~wanted
+        self.bad: dict[int, DataError] = {}
+
+    @property
+    def count(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    def read(self, executor: Executor, order: np.ndarray, stopped: Callable[[], bool]) -> None:
+        """Starts the reads, in the order in which rows at these places will be wanted."""
+        boxes, firsts = np.unique(self.box_of[order], return_index=True)
+        for number in boxes[np.argsort(firsts, kind="stable")].tolist():
+            if self.wanted[number]:
+                self._reads[number] = executor.submit(self._read_box, number, stopped)
+
+    def _read_box(self, number: int, stopped: Callable[[], bool]) -> None:
+        if stopped():
+            return
+        plan = self.plan
+        for which, feed in enumerate(plan.feeds):
+            fixed = not (feed.by_sample or feed.by_time)
+            if fixed and number != int(np.argmax(self.wanted)):
+                continue
+            box = plan.box(feed, self.rects, number)
+            shape = tuple(s.stop - s.start for s in box)
+            count = math.prod(shape[: feed.lead])
+            start = int(self._starts[which][number])
+            target = self.frames[which][start : start + count].reshape(shape)
+            try:
+                feed.array.read_into(box, target)
+            except DataError:
+                raise
+            except OSError as error:
+                raise DataError(f"'{feed.name}': cannot read rows {self.rects.rows[number]}: {error}") from error
+
+    def wait(self, places: np.ndarray, skip_bad: bool) -> None:
+        """Waits until the rows at these places are there. Raises the DataError of a read, unless bad ones are skipped:
+        then `bad` has them by box.
+        """
+        boxes = self.box_of[places]
+        if any(not (f.by_sample or f.by_time) for f in self.plan.feeds):
+            # What all rows share is read with the first box.
+            boxes = np.append(boxes, np.argmax(self.wanted))
+        for number in np.unique(boxes[~self._done[boxes]]).tolist():
+            try:
+                self._reads[number].result()
+                self._done[number] = True
+            except DataError as error:
+                if not skip_bad:
+                    raise
+                self.bad[number] = error
+
+    def gather(self, output: Output, places: np.ndarray, fresh: Fresh) -> np.ndarray:
+        """The rows at these places as an array of the batch, a copy."""
+        index, frames = self.first[output.feed][places], self.frames[output.feed]
+        if output.offsets is not None:
+            index = index[:, None] + output.offsets
+        feed = self.plan.feeds[output.feed]
+        out = fresh.empty(self.plan.shape(output, len(places)), frames.dtype)
+        if self.plan.tiles == 1:
+            # Any mode but "raise" writes straight into `out`.
+            return np.take(frames, index, axis=0, out=out, mode="clip")
+        dims = feed.array.dims[feed.lead :]
+        for i, tile in enumerate((self.rows[places] % self.plan.tiles).tolist()):
+            ranges = self.plan.tile(tile)
+            out[i] = frames[(index[i], *(ranges.get(d, slice(None)) for d in dims))]
+        return out
+
+    def release(self) -> None:
+        """Gives the buffers back. Nothing may be reading into them."""
+        for future in self._reads.values():
+            future.cancel()
+        for future in self._reads.values():
+            if not future.cancelled():
+                future.exception()
+        self._memory.give(self._buffers)
+        self._buffers, self.frames = [], []
+
+
+def describe_rows(plan: Plan, rows: Any) -> str:
+    """Where rows come from, for messages."""
+    row = int(np.asarray(rows).flat[0])
+    sample, window = row // (plan.tiles * plan.windows), row // plan.tiles % plan.windows
+    return f"sample {sample}" + (f", window {window}" if plan.windows > 1 else "")
