@@ -1,6 +1,7 @@
 """Scientific machine learning on JAX: a model is a function, physics is what you get by differentiating it, training
 drives named residuals to zero."""
 
+from . import data as data
 from . import nn as nn
 from . import optim as optim
 from . import pde as pde
@@ -22,6 +23,8 @@ from ._problem import problem as problem
 from ._problem import problems as problems
 from ._save import load as load
 from ._save import save as save
+from ._sharding import mesh as mesh
+from ._sharding import shard_parameters as shard_parameters
 from .pde import PDE as PDE
 from .pde import Ball as Ball
 from .pde import Box as Box

@@ -19,6 +19,7 @@ from jaxtyping import Array
 from ._loss import mean_squares, total
 from ._progress import ProgressBar
 from ._save import arrays_of, describe, put_arrays, read_archive, refuse_difference, write_archive
+from ._sharding import agreed, constrain_like, mesh_of, on_mesh, put_like, shardings_of, whole
 
 # A compiled block of steps lasts about this long, so that the bar moves and an interrupt is heard.
 BLOCK_SECONDS = 0.5
@@ -87,6 +88,7 @@ class State:
     seconds: float
     rate: float = 0.0
     stopped: str = ""
+    waiting: float = 0.0  # the share of the time that training waited for data
 
 
 @dataclass
@@ -106,6 +108,9 @@ class _Run:
     saved: float = 0.0
     rate: float = 0.0
     stopped: str = ""
+    waited: float = 0.0
+    data: Any = None  # the fingerprint of data that can be resumed
+    shardings: Any = None
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started + self.before
@@ -130,21 +135,23 @@ def fit(
     - `model`: any pytree; its floating-point arrays are trained. It is called on one sample, by the loss.
     - `loss`: `(model, batch) -> scalar`, or a dict of residual arrays, whose mean squares are summed.
     - `data`: a function `key -> batch` or a `Stream` (compiled into the step: no Python between steps), or an iterable
-      of batches (a list is repeated, epoch after epoch).
+      of batches (a list is repeated, epoch after epoch; `Dataset.batches` gives one that goes on at any step at once).
     - `optimiser`: an Optax transformation. It gets the extra arguments `value`, `grad`, `value_fn` (parameters -> loss
       on this batch), `residual_fn` (parameters, batch -> residuals by name; None for a scalar loss), `batch` and
       `fresh` (whether the batch changed).
     - `steps`, `seconds`: the budget, whichever ends first; at least one. Seconds are wall time with compilation.
     - `every`: how many steps lie between two entries of the history. It does not change the result.
     - `key`: of the random numbers in `data`; the key of a step is `fold_in(key, step)`.
-    - `sharding`: of the leading axis of each batch, a `jax.sharding.Sharding`.
+    - `sharding`: of the leading axis of each batch, a `NamedSharding`, as in `NamedSharding(sciml.mesh(data=8), P("data"))`.
+      Parameters are copied to each device, or cut by `sciml.shard_parameters(model, mesh)`.
     - `checkpoint`: a file that is written every 30 s and at the end, and resumed from if it exists. The resumed run
       equals the uninterrupted one bit for bit.
     - `report`: called with each `State`; by default a progress bar on a terminal; None or False for silence.
 
     A NaN or infinity ends the training with a `NonFiniteWarning` that names step and term; Ctrl-C ends it too. Both
-    return the last good model; `history.attrs["stopped"]` says why it ended. Raises ValueError without a budget, for
-    a loss that is not finite at the start, and for a checkpoint of another run.
+    return the last good model; `history.attrs["stopped"]` says why it ended, `history.attrs["waiting"]` which share of
+    the time training waited for data. Raises ValueError without a budget, for a loss that is not finite at the start,
+    and for a checkpoint of another run or of other data.
     """
     if callable(report) and not isinstance(report, bool):
         show, bar = report, None
@@ -214,6 +221,9 @@ def _start(model, loss, data, optimiser, steps, seconds, every, key, sharding, c
         raise TypeError(
             f"data must be a function key -> batch, a Stream or an iterable of batches, got {type(data).__name__}"
         )
+    if hasattr(data, "from_step"):
+        data, sharding = (data if sharding is None else data.sharded(sharding)), None
+        run.data = data.fingerprint
     return _iterated(run, model, data, optimiser, sharding), run
 
 
@@ -249,7 +259,7 @@ def _make_step(run: _Run, optimiser):
         updates, new_state = optimiser.update(grad, state, params, **extra)
         new = eqx.apply_updates(params, updates)
         ok = jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(new)]))
-        new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, params)
+        new = constrain_like(jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, params), run.shardings)
         return new, new_state, terms, ok
 
     return step
@@ -365,12 +375,13 @@ def _measure_rate(run: _Run, done: int, took: float, step: int) -> None:
 
 def _time_is_up(run: _Run) -> bool:
     one_step = 1 / run.rate if run.rate else 0.0
-    return run.seconds is not None and run.elapsed() + one_step > run.seconds
+    return run.seconds is not None and agreed(run.elapsed() + one_step > run.seconds)
 
 
 def _state(run: _Run, carry, losses) -> State:
     model = eqx.combine(carry[0], run.static)
-    return State(int(carry[3]), model, carry[1], dict(losses), run.elapsed(), run.rate, run.stopped)
+    waiting = run.waited / max(run.elapsed(), 1e-9)
+    return State(int(carry[3]), model, carry[1], dict(losses), run.elapsed(), run.rate, run.stopped, waiting)
 
 
 def _record(run: _Run, step: int, losses: dict[str, float]) -> None:
@@ -387,7 +398,8 @@ def _as_dataset(run: _Run):
         "step": np.array([step for step, _, _ in run.history], int),
         "seconds": ("step", np.array([s for _, s, _ in run.history], float), {"units": "s"}),
     }
-    return xr.Dataset(data, coords=coords, attrs={"stopped": run.stopped})
+    waiting = run.waited / max(run.elapsed(), 1e-9)
+    return xr.Dataset(data, coords=coords, attrs={"stopped": run.stopped, "waiting": waiting})
 
 
 # What to do when numbers are not finite.
@@ -428,10 +440,13 @@ def _blame(run: _Run, params, batch, step: int) -> str:
 
 
 def _iterated(run: _Run, model, data: Iterable, optimiser, sharding) -> Generator[State, None, None]:
-    params = _params_of(model)
+    mesh = _mesh(model, data, sharding)
+    params = _params_of(model) if mesh is None else on_mesh(_params_of(model), mesh)
+    run.shardings = shardings_of(params)
     take_step = eqx.filter_jit(_make_step(run, optimiser))
     carry = (params, optimiser.init(params), (), jnp.zeros((), jnp.int32), jnp.array(True))
     carry = _as_strong(_resume(run, carry, model))
+    carry = carry if mesh is None else on_mesh(carry, mesh)
     step, losses = int(carry[3]), {}
     sums: dict[str, list] = {}
     batches = _batches(data, step, sharding)
@@ -452,7 +467,9 @@ def _iterated(run: _Run, model, data: Iterable, optimiser, sharding) -> Generato
             if run.steps is not None and step >= run.steps:
                 run.stopped = "steps"
                 break
+            asked = time.perf_counter()
             batch = next(batches, None)
+            run.waited += time.perf_counter() - asked
             if batch is None:
                 run.stopped = f"the data ended after {step} batches"
                 remedy = "pass an iterable that can be repeated (a list, or a class with __iter__), or fewer steps"
@@ -476,11 +493,27 @@ def _iterated(run: _Run, model, data: Iterable, optimiser, sharding) -> Generato
                 yield entry()
     except KeyboardInterrupt:
         run.stopped = "interrupted"
+    finally:
+        # Data that read ahead have threads to end.
+        batches.close()
     yield entry()
 
 
-def _batches(data: Iterable, skip: int, sharding) -> Iterator:
+def _mesh(model, data, sharding):
+    """The devices that training runs on: those of the batches, or of a model that is cut over them."""
+    mesh = getattr(sharding, "mesh", None) or getattr(data, "mesh", None)
+    return mesh if mesh is not None and mesh.devices.size > 1 else mesh_of(model)
+
+
+def _batches(data: Any, skip: int, sharding) -> Generator:
     """Epoch after epoch, from batch number `skip` on."""
+    if hasattr(data, "from_step"):
+        stream = data.from_step(skip)
+        try:
+            yield from stream
+        finally:
+            stream.close()
+        return
 
     def endless():
         while True:
@@ -507,6 +540,7 @@ def _fingerprint(carry, model, run: _Run) -> dict:
         "structure": str(jax.tree.structure(carry[1])),
         "key": np.asarray(_key_words(run.key)).tolist(),
         "every": run.every,
+        "data": run.data,
     }
 
 
@@ -517,11 +551,13 @@ def _key_words(key):
 def _maybe_save(run: _Run, carry, model) -> None:
     if run.checkpoint is None:
         return
-    if not run.stopped and time.perf_counter() - run.saved < CHECKPOINT_SECONDS:
+    if not agreed(bool(run.stopped) or time.perf_counter() - run.saved >= CHECKPOINT_SECONDS):
         return
     run.saved = time.perf_counter()
     config = _fingerprint(carry, model, run) | {"seconds": run.elapsed(), "history": run.history}
-    write_archive(run.checkpoint, config, arrays_of(carry[:4]))
+    arrays = arrays_of(whole(carry[:4]))
+    if jax.process_index() == 0:
+        write_archive(run.checkpoint, config, arrays)
 
 
 def _resume(run: _Run, carry, model):
@@ -539,4 +575,4 @@ def _resume(run: _Run, carry, model):
     if run.history and run.history[-1][0] % run.every:
         # The entry that an early end left; the uninterrupted run would not have it.
         run.history.pop()
-    return (*put_arrays(carry[:4], arrays), jnp.array(True))
+    return (*put_like(put_arrays(carry[:4], arrays), carry[:4]), jnp.array(True))

@@ -7,7 +7,7 @@ import pytest
 
 # From the lowest floor up; a room is a file or a folder of `sciml`. The design's chart, and a basement below it.
 FLOORS = [
-    {"_progress", "_precision"},
+    {"_progress", "_precision", "_sharding"},
     {"_fit", "_loss", "_save", "optim"},
     {"data", "nn"},
     {"pde", "operators", "ode", "molecules", "generative", "uncertainty", "analysis", "interop"},

@@ -68,6 +68,8 @@ class Batches:
         nan: bool = False,
         skip_bad: bool = False,
     ):
+        options = {"seed": seed, "shuffle": shuffle, "pool": pool, "memory": memory, "pad": pad, "threads": threads}
+        self._options = options | {"ahead": ahead, "nan": nan, "skip_bad": skip_bad}
         if size < 1 or ahead < 1 or (threads is not None and threads < 1):
             raise ValueError(f"size, ahead and threads must be above 0, got {size}, {ahead}, {threads}")
         self.dataset, self.size, self.pad = dataset, size, pad
@@ -104,6 +106,15 @@ class Batches:
     def mixing_radius(self) -> int:
         """How many rows are permuted among themselves; all of them give an exact permutation."""
         return min(self.order.pool, self.order.rows) if self.order.shuffle else 1
+
+    @property
+    def mesh(self) -> Any:
+        """The mesh that batches lie on; None for a single device."""
+        return self._local.shardings[0].mesh if self._local.shardings else None
+
+    def sharded(self, sharding: Any) -> "Batches":
+        """The same batches on other devices."""
+        return Batches(self.dataset, self.size, sharding=sharding, **self._options)
 
     # Where it is.
 
