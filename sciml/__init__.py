@@ -13,6 +13,7 @@ from ._fit import hold as hold
 from ._fit import train as train
 from ._loss import Groups as Groups
 from ._loss import combine as combine
+from ._loss import masked as masked
 from ._loss import misfit as misfit
 from ._loss import relative_misfit as relative_misfit
 from ._loss import weighted as weighted

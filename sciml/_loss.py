@@ -110,3 +110,28 @@ def combine(*losses: Callable) -> Callable:
         return out
 
     return combined
+
+
+def masked(loss: Callable) -> Callable:
+    """A loss on batches `(batch, mask)`, as padded ones are: rows whose mask is 0 do not count, and mean squares are
+    those of the others. Each residual has the rows of the batch as its first axis.
+
+    Raises ValueError for a residual without that axis.
+    """
+
+    def counted(model, masked_batch):
+        batch, mask = masked_batch
+        terms = loss(model, batch)
+        if not isinstance(terms, Mapping):
+            raise TypeError("masked needs a loss that returns a dict of residuals")
+        share = mask / jnp.maximum(jnp.mean(mask, dtype=float), 1 / mask.shape[0])
+        out = {}
+        for name, residual in terms.items():
+            if jnp.shape(residual)[:1] != mask.shape:
+                raise ValueError(f"masked: '{name}' has shape {jnp.shape(residual)}, the batch {mask.shape[0]} rows")
+            weight = jnp.sqrt(share).reshape(-1, *(1,) * (residual.ndim - 1))
+            # A row that does not count may hold anything, NaN too.
+            out[name] = jnp.where(weight > 0, residual, 0) * weight
+        return out
+
+    return counted

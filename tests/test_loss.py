@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sciml import Groups, combine, misfit, relative_misfit, weighted
+from sciml import Groups, combine, masked, misfit, relative_misfit, weighted
 from sciml._loss import mean_squares, total
 
 
@@ -68,3 +68,18 @@ def test_groups_are_a_pytree_and_a_dict():
     groups = Groups({"b": jnp.ones(2), "a": jnp.zeros(3)})
     doubled = jax.tree.map(lambda x: 2 * x, groups)
     assert isinstance(doubled, Groups) and float(doubled["b"][0]) == 2.0 and set(doubled) == {"a", "b"}
+
+
+def test_masked_rows_do_not_count():
+    batch = (jnp.arange(4.0)[:, None], jnp.array([[1.0], [2.0], [jnp.nan], [7.0]]))
+    mask = jnp.array([True, True, False, False])
+    terms = masked(misfit)(lambda x: 3 * x, (batch, mask))
+    assert float(jnp.mean(terms["misfit"] ** 2)) == pytest.approx((1.0 + 1.0) / 2)
+
+
+def test_masked_names_a_residual_without_rows():
+    def loss(model, batch):
+        return {"whole": jnp.zeros(())}
+
+    with pytest.raises(ValueError, match="'whole' has shape"):
+        masked(loss)(None, (None, jnp.ones(3, bool)))

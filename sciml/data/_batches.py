@@ -80,7 +80,7 @@ class Batches:
             raise ValueError(f"a batch of {size} is larger than the data, {whole.rows} rows; pass pad=True or a smaller size")
         self._local = _Local(whole, size, sharding)
         self._plan = self._local.plan
-        self.order = _order(whole, self._plan, size, seed, shuffle, pool, self._budget(memory))
+        self.order = _order(whole, size, seed, shuffle, pool, self._budget(memory))
         self.memory = self._bound()
         if self.memory > memory and pool is None:
             warnings.warn(
@@ -91,6 +91,7 @@ class Batches:
             )
         self.skipped: list[str] = []
         self._step = 0
+        self._stream: Reading | None = None
 
     def __len__(self) -> int:
         """The number of batches of an epoch."""
@@ -142,14 +143,19 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         end = (self._step // len(self) + 1) * len(self)
-        stream = self.from_step(self._step)
+        # What the last epoch read ahead, or holds in memory, serves this one.
+        stream, self._stream = self._stream, None
+        if stream is None or stream.step != self._step:
+            stream = self.from_step(self._step)
         try:
             while self._step < end:
                 batch = next(stream)
                 self._step += 1
                 yield batch
+            self._stream, stream = stream, None
         finally:
-            stream.close()
+            if stream is not None:
+                stream.close()
 
     def from_step(self, step: int) -> "Reading":
         """The endless stream of batches from a step on, counted from the first of epoch 0."""
@@ -225,6 +231,7 @@ class Reading:
     """A running stream of batches: threads read into pools, one thread makes batches and puts them on the devices."""
 
     def __init__(self, batches: Batches, step: int):
+        self.step = step  # of the next batch
         self.waited = 0.0  # seconds that `next` waited
         self._queue: queue.Queue = queue.Queue(batches.ahead)
         self._stop = threading.Event()
@@ -251,6 +258,7 @@ class Reading:
         if error is not None:
             self.close()
             raise error
+        self.step += 1
         return batch
 
     def close(self) -> None:
@@ -338,33 +346,36 @@ def _endless(batches: Batches, step: int, executor: ThreadPoolExecutor, stop: th
             pool.release()
 
 
-def _order(whole: Plan, local: Plan, size: int, seed: int, shuffle: bool, pool: int | None, budget: int) -> Order:
+def _order(whole: Plan, size: int, seed: int, shuffle: bool, pool: int | None, budget: int) -> Order:
     """Blocks and pool. They must not depend on the number of processes, so they follow from the whole grid."""
-    rows, block = whole.rows, whole.block
+    rows = whole.rows
     if pool is not None and pool < 1:
         raise ValueError(f"pool must be above 0, got {pool}")
     if pool is None:
-        pool = _rows_that_fit(whole, rows, block, budget)
+        pool = _rows_that_fit(whole, budget)
     if pool >= rows:
-        return Order(whole.segments, block, -(-rows // size) * size, size, 1, seed, shuffle)
+        return Order(whole.segments, whole.block(rows), -(-rows // size) * size, size, 1, seed, shuffle)
+    # Small enough that each row of a batch may come from a block of its own.
+    block = whole.block(max(1, pool // size))
     lanes = lanes_of(size, block, pool)
-    unit = math.lcm(size, lanes * block)
-    while unit > pool and lanes > 1:
+    while lanes > 1 and math.lcm(size, lanes * block) > pool:
         lanes = max(d for d in range(1, lanes) if size % d == 0)
-        unit = math.lcm(size, lanes * block)
-    if unit > pool:
-        unit, lanes = size, 1
+    unit = math.lcm(size, lanes * block)
+    # Where not even that fits, pools begin and end within blocks, which are then read twice.
+    unit = size if unit > pool else unit
     return Order(whole.segments, block, max(1, pool // unit) * unit, size, lanes, seed, shuffle)
 
 
-def _rows_that_fit(whole: Plan, rows: int, block: int, budget: int) -> int:
+def _rows_that_fit(whole: Plan, budget: int) -> int:
+    """The largest pool of which two fit into memory; all rows if one such pool fits."""
+
     def needed(count):
         index = count * 8 * (4 + 2 * len(whole.feeds))
-        return index + sum(f.frame_bytes * whole.most_frames(f, count, block) for f in whole.feeds)
+        return index + sum(f.frame_bytes * whole.most_frames(f, count, whole.block(count)) for f in whole.feeds)
 
-    if needed(rows) <= budget:
-        return rows
-    low, high = 1, rows
+    if needed(whole.rows) <= budget:
+        return whole.rows
+    low, high = 1, whole.rows
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if 2 * needed(middle) <= budget else (low, middle)
@@ -434,8 +445,9 @@ class _Local:
         if len(self.rows) == self.size:
             return np.arange(count)
         found = (np.arange(-(-count // self.size))[:, None] * self.size + self.rows).reshape(-1)
+        found = found[found < count]
         # A batch that is padded copies its first row.
-        return np.unique(np.append(found[found < count], count // self.size * self.size)[: count])
+        return np.union1d(found, [count // self.size * self.size]) if count % self.size else found
 
     def put(self, arrays: tuple[np.ndarray, ...], mask: np.ndarray | None):
         """The arrays of this process's rows as arrays on the devices."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -93,23 +93,31 @@ class Plan:
         in_one_chunk = any(f.array.chunks[f.lead - 1] >= f.array.shape[f.lead - 1] for f in moving)
         return one <= TRAJECTORY_BYTES or shared or in_one_chunk
 
-    def reach(self, windows: int) -> int:
+    def reach(self, windows: Any) -> Any:
         """How many frames that many windows after one another cover."""
         return (windows - 1) * self.stride + self.span
 
-    @cached_property
-    def block(self) -> int:
-        """Rows that are read at once: a chunk of samples or of time, or several small ones."""
+    @property
+    def unit(self) -> int:
+        """Rows that cannot be read apart: those of a chunk of samples."""
+        chunk = max([f.array.chunks[0] for f in self.feeds if f.by_sample], default=1)
+        return min(chunk, self.samples) * self.windows * self.tiles if self.whole else 1
+
+    def block(self, most: int) -> int:
+        """Rows that are read at once, if possible not above `most`: a chunk of samples or of time, or several."""
         if self.whole:
-            chunk = max([f.array.chunks[0] for f in self.feeds if f.by_sample], default=1)
-            one = chunk * sum(f.frame_bytes * self._frames_of_sample(f) for f in self.feeds if f.by_sample)
-            units = chunk * max(1, BLOCK_BYTES // max(one, 1)) if one < BLOCK_BYTES else chunk
-            return min(units, self.samples) * self.windows * self.tiles
+            one = sum(f.frame_bytes * self._frames_of_sample(f) for f in self.feeds if f.by_sample)
+            rows = max(1, BLOCK_BYTES // max(one, 1)) * self.windows * self.tiles
+            rows = min(rows, most, self.rows)
+            return max(self.unit, rows // self.unit * self.unit)
         chunk = max(f.array.chunks[f.lead - 1] for f in self.feeds if f.by_time)
         frame = sum(f.frame_bytes for f in self.feeds if f.by_time)
         # Long enough that what two neighbours both read, the span and a chunk at the edge, is a small part.
         frames = max(4 * chunk, 8 * self.span, BLOCK_BYTES // max(frame, 1))
-        return max(1, min(self.windows, frames // self.stride)) * self.tiles
+        windows = min(self.windows, frames // self.stride)
+        # A small pool is worth more than few bytes read twice, down to some spans.
+        least = min(windows, -(-2 * self.span // self.stride))
+        return max(1, least, min(windows, most // self.tiles)) * self.tiles
 
     @cached_property
     def segments(self) -> tuple[int, ...]:

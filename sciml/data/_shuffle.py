@@ -6,23 +6,24 @@ be found at once, on any machine, without what came before.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-_MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
+_MASK = 0xFFFFFFFFFFFFFFFF
 
 
-def mix(*words: int | np.ndarray) -> np.ndarray:
-    """A 64-bit hash of whole numbers (the finaliser of SplitMix64; Steele, Lea & Flood, OOPSLA 2014)."""
-    state = np.zeros(np.broadcast_shapes(*(np.shape(w) for w in words)), np.uint64)
+def mix(*words: Any) -> np.ndarray:
+    """A 64-bit hash of whole numbers or arrays of them (the finaliser of SplitMix64; Steele, Lea & Flood, OOPSLA 2014)."""
+    state: np.ndarray = np.zeros((), np.uint64)
     with np.errstate(over="ignore"):
         for word in words:
-            word = np.asarray(np.asarray(word, dtype=object) & int(_MASK), np.uint64) if np.ndim(word) == 0 else word
-            state = (state ^ np.asarray(word).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            number = np.uint64(word & _MASK) if isinstance(word, int) else np.asarray(word).astype(np.uint64)
+            state = np.asarray((state ^ number) + np.uint64(0x9E3779B97F4A7C15))
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
-    return state
+    return np.asarray(state)
 
 
 def permute(numbers: np.ndarray, n: int, key: int, inverse: bool = False) -> np.ndarray:

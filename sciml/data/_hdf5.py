@@ -1,0 +1,463 @@
+"""HDF5 files: structure through h5py, numbers through one's own reads of the chunks, outside of the library's lock."""
+
+import itertools
+import math
+import os
+import threading
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._source import Chunk, DataError, Source, Variable, digest
+
+# HDF5 itself may be called by one thread at a time.
+LIBRARY = threading.RLock()
+DEFLATE, SHUFFLE, FLETCHER32, BLOSC, ZSTD = 1, 2, 3, 32001, 32015
+NAMES = {DEFLATE: "gzip", SHUFFLE: "shuffle", FLETCHER32: "fletcher32", BLOSC: "blosc", ZSTD: "zstd", 32000: "lzf", 4: "szip"}
+ENDS_BYTES = 64 * 1024
+# Shorter runs than this are read through a memory map instead of one call each.
+RUN_BYTES = 4096
+MOST_RUNS = 1024
+
+
+class HDF5(Source):
+    """An HDF5 file. Variables in groups are named `group/name`; dimensions come from dimension scales and labels, else
+    from what arrays share.
+
+    Chunks with the filters none, gzip, shuffle, fletcher32, zstd and blosc are read by offset and decoded in the calling
+    thread; any other goes through h5py. Raises DataError for a file that is not HDF5 or truncated.
+    """
+
+    def __init__(self, path: str | os.PathLike, group: str | None = None):
+        import h5py
+
+        self.path, self.name = Path(path), Path(path).name
+        self._descriptor: int | None = None
+        self._file: Any = None
+        self._lock = threading.Lock()
+        self._identity = identity(self.path)
+        try:
+            with LIBRARY, h5py.File(self.path, "r") as file:
+                root = file if group is None else _group(file, group, self.path)
+                self.attributes = attributes_of(root)
+                self._base = file.id.get_create_plist().get_userblock()
+                self._arrays, self.skipped = _scan(root)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise DataError(f"{self.path}: not an HDF5 file, or truncated ({error})") from None
+        self._name_dimensions()
+
+    def variables(self) -> Mapping[str, Variable]:
+        """The numeric arrays of the file."""
+        return self._variables
+
+    @cached_property
+    def _variables(self) -> dict[str, Variable]:
+        return {n: a.variable() for n, a in self._arrays.items()}
+
+    def rename(self, dims: Mapping[str, tuple[str, ...]]) -> None:
+        """Gives variables other dimensions, before anything is read."""
+        for name, names in dims.items():
+            self._arrays[name].dims = names
+        self.__dict__.pop("_variables", None)
+
+    def fingerprint(self) -> str:
+        """A hash of the name, the size, both ends of the file and the variables; a copy has the same."""
+        return digest([self.name, self._identity[0], ends(self.path), self.describe()])
+
+    def read(self, chunk: Chunk) -> np.ndarray:
+        """The numbers of a box."""
+        out = np.empty(chunk.shape, self._arrays[chunk.variable].dtype.newbyteorder("="))
+        self.read_into(chunk, out)
+        return out
+
+    def read_into(self, chunk: Chunk, out: np.ndarray) -> None:
+        """Reads a box into an array."""
+        array, box = self._arrays[chunk.variable], chunk.slices
+        if 0 in out.shape:
+            return
+        try:
+            if array.chunks and array.direct and not self._base:
+                self._read_chunks(array, box, out)
+            elif array.offset is not None and not self._base:
+                self._read_contiguous(array, box, out)
+            else:
+                self._read_by_library(array, box, out)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot read '{chunk.variable}' at {_corner(box)}: {error}") from error
+
+    # The file.
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            with self._lock:
+                if self._descriptor is None:
+                    self._refuse_change()
+                    self._descriptor = os.open(self.path, os.O_RDONLY)
+        return self._descriptor
+
+    def _refuse_change(self) -> None:
+        if not self.path.exists():
+            raise DataError(f"{self.path}: the file has vanished since it was opened")
+        if identity(self.path) != self._identity:
+            raise DataError(f"{self.path}: the file has changed since it was opened; open it again")
+
+    def __del__(self):
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)  # pyright: ignore[reportArgumentType]
+
+    def __getstate__(self):
+        return self.__dict__ | {"_descriptor": None, "_file": None, "_lock": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _pread(self, length: int, offset: int, what: str) -> bytes:
+        raw = os.pread(self._open(), length, offset)
+        if len(raw) != length:
+            raise DataError(f"{self.path}: truncated: {what} should have {length} bytes at {offset}, there are {len(raw)}")
+        return raw
+
+    # Contiguous arrays.
+
+    def _read_contiguous(self, array: "_Array", box, out: np.ndarray) -> None:
+        shape, item = array.shape, array.dtype.itemsize
+        whole = len(shape)
+        while whole and (box[whole - 1].start, box[whole - 1].stop) == (0, shape[whole - 1]):
+            whole -= 1
+        run_axes = max(0, whole - 1)
+        lengths = [s.stop - s.start for s in box]
+        run = math.prod(lengths[run_axes:])
+        runs = math.prod(lengths[:run_axes])
+        if runs > 1 and (runs > MOST_RUNS or run * item < RUN_BYTES):
+            return self._read_mapped(array, box, out)
+        direct = out.dtype == array.dtype and out.flags.c_contiguous
+        target = out if direct else np.empty(out.shape, array.dtype)
+        flat = target.reshape(runs, run).view(np.uint8)
+        strides = [item * math.prod(shape[i + 1 :]) for i in range(len(shape))]
+        tail = sum(s.start * strides[i] for i, s in enumerate(box) if i >= run_axes)
+        for number, corner in enumerate(itertools.product(*(range(s.start, s.stop) for s in box[:run_axes]))):
+            offset = array.offset + tail + sum(i * step for i, step in zip(corner, strides))
+            self._read_run(flat[number], offset, array.name)
+        if not direct:
+            out[...] = target
+
+    def _read_run(self, target: np.ndarray, offset: int, name: str) -> None:
+        done = 0
+        while done < len(target):
+            got = os.preadv(self._open(), [memoryview(target)[done:]], offset + done)
+            if got == 0:
+                raise DataError(f"{self.path}: truncated: '{name}' should have {len(target)} bytes at {offset}")
+            done += got
+
+    def _read_mapped(self, array: "_Array", box, out: np.ndarray) -> None:
+        size = os.fstat(self._open()).st_size
+        if array.offset + math.prod(array.shape) * array.dtype.itemsize > size:
+            raise DataError(f"{self.path}: truncated: '{array.name}' goes beyond the end of the file")
+        out[...] = np.memmap(self.path, array.dtype, "r", array.offset, array.shape)[box]
+
+    # Chunked arrays.
+
+    def _read_chunks(self, array: "_Array", box, out: np.ndarray) -> None:
+        index, chunks = self._index(array), array.chunks
+        assert chunks is not None
+        ranges = [range(s.start // c, -(-s.stop // c)) for s, c in zip(box, chunks)]
+        for position in itertools.product(*ranges):
+            start = [p * c for p, c in zip(position, chunks)]
+            inside = tuple(slice(max(s.start - b, 0), min(s.stop - b, c)) for s, b, c in zip(box, start, chunks))
+            there = tuple(slice(b + i.start - s.start, b + i.stop - s.start) for s, b, i in zip(box, start, inside))
+            number = int(np.ravel_multi_index(position, array.grid))
+            self._read_chunk(array, index, number, start, inside, out[there])
+
+    def _read_chunk(self, array: "_Array", index, number: int, start, inside, out: np.ndarray) -> None:
+        offset, size, mask = (int(table[number]) for table in index)
+        if offset < 0:
+            # HDF5 stores no chunk that was never written: its numbers are the fill value.
+            out[...] = array.fill
+            return
+        what = f"chunk at {tuple(start)} of '{array.name}'"
+        raw = self._pread(size, offset, what)
+        expected = math.prod(array.chunks) * array.dtype.itemsize
+        try:
+            data, shuffled = decode(raw, array.filters, mask, expected, array.dtype.itemsize)
+        except Exception as error:
+            raise DataError(f"{self.path}: {what} is corrupt: {error}") from None
+        if len(data) != expected:
+            raise DataError(f"{self.path}: {what} is corrupt: {len(data)} bytes instead of {expected}")
+        whole = out.shape == array.chunks and out.dtype == array.dtype and out.flags.c_contiguous
+        if not shuffled:
+            out[...] = np.frombuffer(data, array.dtype).reshape(array.chunks)[inside]
+        elif whole:
+            unshuffle(data, out)
+        else:
+            target = np.empty(array.chunks, array.dtype)
+            unshuffle(data, target)
+            out[...] = target[inside]
+
+    def _index(self, array: "_Array"):
+        if array.index is None:
+            with LIBRARY:
+                if array.index is None:
+                    array.index = _chunk_index(self._library()[array.path], array)
+        return array.index
+
+    # Everything else.
+
+    def _library(self):
+        import h5py
+
+        if self._file is None:
+            self._refuse_change()
+            self._file = h5py.File(self.path, "r")
+        return self._file
+
+    def _read_by_library(self, array: "_Array", box, out: np.ndarray) -> None:
+        with LIBRARY:
+            try:
+                out[...] = self._library()[array.path][box]
+            except OSError as error:
+                missing = [c for c, _ in array.filters if c not in NAMES]
+                hint = f"; its filter {missing[0]} may need `pip install hdf5plugin`" if missing else ""
+                raise DataError(f"{self.path}: cannot read '{array.name}' at {_corner(box)}: {error}{hint}") from None
+
+    def _name_dimensions(self) -> None:
+        shapes = {n: a.shape for n, a in self._arrays.items() if not a.dims}
+        for name, dims in invented_dims(shapes).items():
+            self._arrays[name].dims = dims
+
+
+@dataclass
+class _Array:
+    """An HDF5 data set as it lies in the file."""
+
+    name: str
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    chunks: tuple[int, ...] | None
+    filters: tuple[tuple[int, tuple[int, ...]], ...]
+    offset: int | None
+    fill: Any
+    attributes: dict[str, Any]
+    dims: tuple[str, ...] = ()
+    index: Any = field(default=None, repr=False)
+
+    @property
+    def direct(self) -> bool:
+        """Whether we know all its filters."""
+        return all(code in (DEFLATE, SHUFFLE, FLETCHER32, BLOSC, ZSTD) for code, _ in self.filters)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The number of chunks along each axis."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunks or ()))
+
+    def variable(self) -> Variable:
+        """The same for the world."""
+        codec = "+".join(NAMES.get(code, f"filter {code}") for code, _ in self.filters)
+        return Variable(self.dims, self.shape, self.dtype.newbyteorder("="), self.chunks, self.attributes, codec)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Size and time of change. Raises FileNotFoundError."""
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
+
+
+def ends(path: Path) -> str:
+    """A hash of the first and last 64 KiB of a file."""
+    with open(path, "rb") as file:
+        head = file.read(ENDS_BYTES)
+        file.seek(max(0, os.path.getsize(path) - ENDS_BYTES))
+        return digest([head.hex(), file.read(ENDS_BYTES).hex()])
+
+
+def _group(file, group: str, path: Path):
+    if group not in file:
+        raise DataError(f"{path}: no group '{group}'; there are {', '.join(file)}")
+    return file[group]
+
+
+def attributes_of(node) -> dict[str, Any]:
+    """Attributes as plain values; references and the library's own are left out."""
+    hidden = {"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties"}
+    out = {}
+    for name in node.attrs:
+        if name in hidden:
+            continue
+        try:
+            out[name] = plain(node.attrs[name])
+        except (OSError, TypeError):
+            continue
+    return out
+
+
+def plain(value: Any) -> Any:
+    """An attribute as str, number, bool or list of them."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray):
+        return plain(value.reshape(-1)[0]) if value.size == 1 else [plain(v) for v in value.reshape(-1)]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _scan(root) -> tuple[dict[str, _Array], list[str]]:
+    """All arrays of a group: the numeric ones, and the names of the others."""
+    import h5py
+
+    found: dict[str, _Array] = {}
+    skipped: list[str] = []
+
+    def visit(prefix: str, group) -> None:
+        for key in group:
+            link = group.get(key, getlink=True)
+            if isinstance(link, h5py.SoftLink | h5py.ExternalLink) and key not in group:
+                skipped.append(prefix + key)
+                continue
+            node = group[key]
+            if isinstance(node, h5py.Group):
+                visit(f"{prefix}{key}/", node)
+            elif isinstance(node, h5py.Dataset) and node.dtype.kind in "biufc" and node.shape is not None:
+                if _is_bare_dimension(node):
+                    continue
+                found[prefix + key] = _array(prefix + key, node)
+            else:
+                skipped.append(prefix + key)
+
+    visit("", root)
+    return found, skipped
+
+
+def _is_bare_dimension(node) -> bool:
+    name = node.attrs.get("NAME", b"")
+    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    return text.startswith("This is a netCDF dimension but not a netCDF variable")
+
+
+def _array(name: str, node) -> _Array:
+    plist = node.id.get_create_plist()
+    filters = tuple((plist.get_filter(i)[0], tuple(plist.get_filter(i)[2])) for i in range(plist.get_nfilters()))
+    fixed = not node.external and not node.is_virtual and node.chunks is None
+    offset = node.id.get_offset() if fixed and node.size else None
+    array = _Array(name, node.name, node.shape, node.dtype, node.chunks, filters, offset, node.fillvalue, attributes_of(node))
+    array.dims = _dims(node)
+    return array
+
+
+def _dims(node) -> tuple[str, ...]:
+    """Dimension scales, else labels; empty where some have neither."""
+    names = []
+    is_scale = node.attrs.get("CLASS") == b"DIMENSION_SCALE"
+    for axis in range(node.ndim):
+        scales = node.dims[axis]
+        if len(scales):
+            names.append(scales[0].name.rsplit("/", 1)[-1])
+        elif is_scale and node.ndim == 1:
+            names.append(node.name.rsplit("/", 1)[-1])
+        elif scales.label:
+            names.append(scales.label)
+    return tuple(names) if len(names) == node.ndim and len(set(names)) == len(names) else ()
+
+
+def invented_dims(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
+    """Names for dimensions that have none: the first axis that arrays of two and more dimensions share is `sample`; the
+    others are `dim_1`, `dim_2`, ... where all arrays agree on their size, else they carry the array's name.
+    """
+    grids = [s for s in shapes.values() if len(s) > 1]
+    firsts = [s[0] for s in grids]
+    samples = max(set(firsts), key=firsts.count) if firsts else next((s[0] for s in shapes.values() if s), 0)
+    out = {}
+    for name, shape in shapes.items():
+        short = name.replace("/", "_")
+        dims = []
+        for axis, size in enumerate(shape):
+            if axis == 0 and size == samples:
+                dims.append("sample")
+                continue
+            alike = {s[axis] for s in grids if len(s) > axis and (axis > 0 or s[0] == samples)}
+            dims.append(f"dim_{axis}" if alike == {size} and axis > 0 else f"{short}_dim_{axis}")
+        out[name] = tuple(dims)
+    return out
+
+
+def _chunk_index(node, array: _Array):
+    """Where each chunk lies: offset (-1 where there is none), size and filter mask, by its number in C order."""
+    count = math.prod(array.grid)
+    offsets, sizes, masks = np.full(count, -1, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
+
+    def note(info) -> None:
+        position = [o // c for o, c in zip(info.chunk_offset, array.chunks or ())]
+        number = int(np.ravel_multi_index(position, array.grid))
+        offsets[number], sizes[number], masks[number] = info.byte_offset, info.size, info.filter_mask
+
+    node.id.chunk_iter(note)
+    return offsets, sizes, masks
+
+
+def inflater() -> Callable[[bytes, int], bytes]:
+    """The fastest decoder of gzip's format that is installed; both release the interpreter's lock."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return lambda raw, size: zlib.decompress(raw, bufsize=size)
+    return lambda raw, size: isal_zlib.decompress(raw, bufsize=size)
+
+
+_inflate = inflater()
+
+
+def decode(raw: bytes, filters, mask: int, size: int, itemsize: int) -> tuple[bytes, bool]:
+    """Undoes the filters of a chunk, all but a shuffle that comes first; says whether the bytes are still shuffled."""
+    data: Any = raw
+    for number in range(len(filters) - 1, -1, -1):
+        code, _ = filters[number]
+        if mask >> number & 1 or (code == SHUFFLE and itemsize == 1):
+            continue
+        if code == SHUFFLE:
+            if number == 0:
+                return data, True
+            raise ValueError("the shuffle filter is not the first")
+        if code == DEFLATE:
+            data = _inflate(data, size)
+        elif code == FLETCHER32:
+            if fletcher32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+                raise ValueError("its checksum is wrong")
+            data = data[:-4]
+        elif code == ZSTD:
+            import numcodecs
+
+            data = numcodecs.Zstd().decode(data)
+        elif code == BLOSC:
+            import numcodecs
+
+            data = numcodecs.Blosc().decode(data)
+    return data, False
+
+
+def unshuffle(data: bytes, out: np.ndarray) -> None:
+    """Puts the first bytes of all numbers, then all second bytes, ... back together."""
+    lanes = np.frombuffer(data, np.uint8).reshape(out.dtype.itemsize, -1)
+    target = out.reshape(-1).view(np.uint8).reshape(-1, out.dtype.itemsize)
+    for lane in range(len(lanes)):
+        target[:, lane] = lanes[lane]
+
+
+def fletcher32(data: bytes) -> int:
+    """The checksum of HDF5's filter: two sums of big-endian 16-bit words, modulo 65535."""
+    words = np.frombuffer(data[: len(data) // 2 * 2], ">u2").astype(np.uint64)
+    if len(data) % 2:
+        words = np.append(words, np.uint64(data[-1] << 8))
+    first = int(words.sum() % np.uint64(65535))
+    weights = np.arange(len(words), 0, -1, dtype=np.uint64) % np.uint64(65535)
+    second = int((words * weights % np.uint64(65535)).sum() % np.uint64(65535))
+    first = first or (65535 if words.any() else 0)
+    second = second or (65535 if words.any() else 0)
+    return second << 16 | first
+
+
+def _corner(box) -> tuple[int, ...]:
+    return tuple(s.start for s in box)
