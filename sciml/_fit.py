@@ -19,7 +19,7 @@ from jaxtyping import Array
 from ._loss import mean_squares, total
 from ._progress import ProgressBar
 from ._save import arrays_of, describe, put_arrays, read_archive, refuse_difference, write_archive
-from ._sharding import agreed, constrain_like, mesh_of, on_mesh, put_like, shardings_of, whole
+from ._sharding import agreed, constrain_like, mesh_of, on_mesh, put_like, shardings_of, wait_for_all, whole
 
 # A compiled block of steps lasts about this long, so that the bar moves and an interrupt is heard.
 BLOCK_SECONDS = 0.5
@@ -110,6 +110,7 @@ class _Run:
     stopped: str = ""
     waited: float = 0.0
     data: Any = None  # the fingerprint of data that can be resumed
+    since: dict[str, list[float]] = field(default_factory=dict)  # terms of the steps since the last entry
     shardings: Any = None
 
     def elapsed(self) -> float:
@@ -448,7 +449,7 @@ def _iterated(run: _Run, model, data: Iterable, optimiser, sharding) -> Generato
     carry = _as_strong(_resume(run, carry, model))
     carry = carry if mesh is None else on_mesh(carry, mesh)
     step, losses = int(carry[3]), {}
-    sums: dict[str, list] = {}
+    sums: dict[str, list] = {name: list(jnp.asarray(values, float)) for name, values in run.since.items()}
     batches = _batches(data, step, sharding)
     began, counted = time.perf_counter(), 0
 
@@ -458,7 +459,9 @@ def _iterated(run: _Run, model, data: Iterable, optimiser, sharding) -> Generato
         if sums:
             losses = _with_sum({n: float(jnp.mean(jnp.stack(v))) for n, v in sums.items()})
             _record(run, step, losses)
+        if step % run.every == 0:
             sums.clear()
+        run.since = {n: [float(value) for value in v] for n, v in sums.items()}
         _maybe_save(run, carry, model)
         return _state(run, carry, losses)
 
@@ -554,10 +557,11 @@ def _maybe_save(run: _Run, carry, model) -> None:
     if not agreed(bool(run.stopped) or time.perf_counter() - run.saved >= CHECKPOINT_SECONDS):
         return
     run.saved = time.perf_counter()
-    config = _fingerprint(carry, model, run) | {"seconds": run.elapsed(), "history": run.history}
+    config = _fingerprint(carry, model, run) | {"seconds": run.elapsed(), "history": run.history, "since": run.since}
     arrays = arrays_of(whole(carry[:4]))
     if jax.process_index() == 0:
         write_archive(run.checkpoint, config, arrays)
+    wait_for_all()
 
 
 def _resume(run: _Run, carry, model):
@@ -565,13 +569,19 @@ def _resume(run: _Run, carry, model):
     if run.checkpoint is None:
         return carry
     run.saved = time.perf_counter()
-    if not run.checkpoint.exists():
+    exists = run.checkpoint.exists()
+    if agreed(exists) != exists:
+        raise ValueError(
+            f"process {jax.process_index()} {'sees' if exists else 'does not see'} {run.checkpoint}, the first process "
+            f"{'does not' if exists else 'does'}: checkpoints must lie in a folder that all processes share"
+        )
+    if not exists:
         return carry
     config, arrays = read_archive(run.checkpoint)
     expected = _fingerprint(carry, model, run)
     refuse_difference(run.checkpoint, {k: config.get(k) for k in expected}, expected)
     run.history = [tuple(entry) for entry in config["history"]]
-    run.before = float(config["seconds"])
+    run.before, run.since = float(config["seconds"]), config["since"]
     if run.history and run.history[-1][0] % run.every:
         # The entry that an early end left; the uninterrupted run would not have it.
         run.history.pop()

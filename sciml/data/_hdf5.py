@@ -4,13 +4,13 @@ import itertools
 import math
 import os
 import threading
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import deflate
 import numpy as np
 
 from ._source import Chunk, DataError, Source, Variable, digest
@@ -46,7 +46,7 @@ class HDF5(Source):
                 root = file if group is None else _group(file, group, self.path)
                 self.attributes = attributes_of(root)
                 self._base = file.id.get_create_plist().get_userblock()
-                self._arrays, self.skipped = _scan(root)
+                self._arrays, self.groups, self.skipped = _scan(root)
         except (OSError, RuntimeError, KeyError) as error:
             raise DataError(f"{self.path}: not an HDF5 file, or truncated ({error})") from None
         self._name_dimensions()
@@ -305,11 +305,12 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _scan(root) -> tuple[dict[str, _Array], list[str]]:
-    """All arrays of a group: the numeric ones, and the names of the others."""
+def _scan(root) -> tuple[dict[str, _Array], dict[str, dict[str, Any]], list[str]]:
+    """All of a group: the arrays of numbers, the attributes of its groups, and the names of other arrays."""
     import h5py
 
     found: dict[str, _Array] = {}
+    groups: dict[str, dict[str, Any]] = {}
     skipped: list[str] = []
 
     def visit(prefix: str, group) -> None:
@@ -320,6 +321,7 @@ def _scan(root) -> tuple[dict[str, _Array], list[str]]:
                 continue
             node = group[key]
             if isinstance(node, h5py.Group):
+                groups[prefix + key] = attributes_of(node)
                 visit(f"{prefix}{key}/", node)
             elif isinstance(node, h5py.Dataset) and node.dtype.kind in "biufc" and node.shape is not None:
                 if _is_bare_dimension(node):
@@ -329,7 +331,7 @@ def _scan(root) -> tuple[dict[str, _Array], list[str]]:
                 skipped.append(prefix + key)
 
     visit("", root)
-    return found, skipped
+    return found, groups, skipped
 
 
 def _is_bare_dimension(node) -> bool:
@@ -398,18 +400,6 @@ def _chunk_index(node, array: _Array):
     return offsets, sizes, masks
 
 
-def inflater() -> Callable[[bytes, int], bytes]:
-    """The fastest decoder of gzip's format that is installed; both release the interpreter's lock."""
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return lambda raw, size: zlib.decompress(raw, bufsize=size)
-    return lambda raw, size: isal_zlib.decompress(raw, bufsize=size)
-
-
-_inflate = inflater()
-
-
 def decode(raw: bytes, filters, mask: int, size: int, itemsize: int) -> tuple[bytes, bool]:
     """Undoes the filters of a chunk, all but a shuffle that comes first; says whether the bytes are still shuffled."""
     data: Any = raw
@@ -422,13 +412,13 @@ def decode(raw: bytes, filters, mask: int, size: int, itemsize: int) -> tuple[by
                 return data, True
             raise ValueError("the shuffle filter is not the first")
         if code == DEFLATE:
-            data = _inflate(data, size)
+            data = deflate.zlib_decompress(data, size)
         elif code == FLETCHER32:
             if fletcher32(data[:-4]) != int.from_bytes(data[-4:], "little"):
                 raise ValueError("its checksum is wrong")
             data = data[:-4]
         elif code == ZSTD:
-            import numcodecs
+            import numcodecs  # slow to import
 
             data = numcodecs.Zstd().decode(data)
         elif code == BLOSC:
