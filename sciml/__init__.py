@@ -19,6 +19,7 @@ from ._loss import relative_misfit as relative_misfit
 from ._loss import weighted as weighted
 from ._precision import double_precision as double_precision
 from ._problem import Problem as Problem
+from ._problem import dataset as dataset
 from ._problem import datasets as datasets
 from ._problem import problem as problem
 from ._problem import problems as problems
@@ -26,6 +27,7 @@ from ._save import load as load
 from ._save import save as save
 from ._sharding import mesh as mesh
 from ._sharding import shard_parameters as shard_parameters
+from .data import open as open
 from .pde import PDE as PDE
 from .pde import Ball as Ball
 from .pde import Box as Box

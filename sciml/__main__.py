@@ -1,4 +1,4 @@
-"""The command line: `sciml list`, `sciml run NAME|FILE.py`."""
+"""The command line: `sciml list | run | make | check | inspect | rechunk`."""
 
 import argparse
 import ast
@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,35 @@ class UsageError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser, parsers = _parsers()
+    options, rest = parser.parse_known_args(arguments)
+    own = parsers[options.command]
+    commands = {
+        "list": lambda: _list(),
+        "run": lambda: _run(options, rest),
+        "make": lambda: _make(options, rest),
+        "check": lambda: _check(options, rest),
+        "inspect": lambda: _inspect(options),
+        "rechunk": lambda: _rechunk(options),
+    }
+    try:
+        if options.command in ("list", "inspect", "rechunk") and rest:
+            own.error(f"unrecognised: {' '.join(rest)}")
+        if options.command == "run" and options.problem is None:
+            own.print_help()
+            return 0 if options.help else 2
+        return commands[options.command]()
+    except UsageError as error:
+        print(f"sciml: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        done = "nothing half-made was kept" if options.command != "run" else "there is no solution yet"
+        print(f"sciml: interrupted; {done}", file=sys.stderr)
+        return 130
+
+
+def _parsers():
+    """The parser, and that of each command."""
     parser = argparse.ArgumentParser(
         prog="sciml", description="Scientific machine learning on JAX.", allow_abbrev=False
     )
@@ -32,28 +62,41 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--seed", type=int, default=0, help="of all random numbers (default 0)")
     run.add_argument("--budget", metavar="60s", help="wall time: seconds, or with a unit as in 90s, 2m, 1h")
     run.add_argument("--out", metavar="DIR", help="where results are written (default runs/NAME)")
-    run.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     run.add_argument("-h", "--help", action="store_true", help="the problem's card and settings")
-    options, rest = parser.parse_known_args(arguments)
-    try:
-        if options.command == "list":
-            _refuse_rest(parser, rest)
-            return _list()
-        if options.problem is None:
-            run.print_help()
-            return 0 if options.help else 2
-        return _run(options, rest, run)
-    except UsageError as error:
-        print(f"sciml: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sciml: interrupted before there was a solution", file=sys.stderr)
-        return 130
-
-
-def _refuse_rest(parser, rest) -> None:
-    if rest:
-        parser.error(f"unrecognised: {' '.join(rest)}")
+    make = commands.add_parser(
+        "make", help="make or fetch a data set; without NAME, list them", add_help=False, allow_abbrev=False
+    )
+    make.add_argument("dataset", nargs="?", metavar="NAME|FILE.py")
+    make.add_argument("--out", metavar="FILE", help="where it is written (default data/NAME.h5)")
+    make.add_argument("--format", choices=["hdf5", "netcdf", "zarr"], help="default: from the suffix of FILE")
+    make.add_argument("--layout", choices=["pdebench", "the_well"], help="as those projects store their files (HDF5)")
+    make.add_argument("--compression", default="auto", help="auto, gzip, lzf, zstd or none")
+    make.add_argument("--overwrite", action="store_true", help="replace FILE if it holds something else")
+    make.add_argument("-h", "--help", action="store_true", help="the data set's card and settings")
+    check = commands.add_parser("check", help="does a data set satisfy the equations of a problem?", allow_abbrev=False)
+    check.add_argument("file")
+    check.add_argument("problem", metavar="NAME|FILE.py", help="a problem or a data set; its settings are options")
+    check.add_argument("--samples", type=int, help="how many are read (default all)")
+    check.add_argument("--tolerance", type=float, default=0.01, help="largest relative residual that passes (0.01)")
+    check.add_argument("--periodic", metavar="x,y", help="axes that are periodic, where the file does not say")
+    check.add_argument("--order", type=int, default=6, help="of the finite differences (6)")
+    check.add_argument("--figure", metavar="FILE.png", help="the residual beside the field")
+    inspect = commands.add_parser("inspect", help="what is in a file, and how fast it can be read", allow_abbrev=False)
+    inspect.add_argument("file")
+    inspect.add_argument("--window", metavar="4,1", help="frames of input and target, of a series")
+    inspect.add_argument("--batch", type=int, default=32, help="rows of a batch (32)")
+    inspect.add_argument("--figure", metavar="FILE.png", help="a thumbnail picture")
+    rechunk = commands.add_parser(
+        "rechunk", help="write a file again with chunks that suit training", allow_abbrev=False
+    )
+    rechunk.add_argument("file")
+    rechunk.add_argument("out")
+    rechunk.add_argument("--chunks", metavar="sample=32,time=10", help="default: as sciml inspect suggests")
+    rechunk.add_argument("--format", choices=["hdf5", "netcdf", "zarr"], help="default: from the suffix of OUT")
+    for command in (run, make, check, inspect, rechunk):
+        command.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    parsers = {"run": run, "make": make, "check": check, "inspect": inspect, "rechunk": rechunk, "list": parser}
+    return parser, parsers
 
 
 def _list() -> int:
@@ -73,29 +116,95 @@ def _list() -> int:
     return 0
 
 
-def _run(options, rest: list[str], run_parser) -> int:
-    from ._problem import find_problem, read_card
+def _run(options, rest: list[str]) -> int:
+    from ._problem import find_problem
 
-    try:
-        card = read_card(find_problem(options.problem))
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from None
-    except SyntaxError as error:
-        print(f"{error.filename}, line {error.lineno}: {error.msg}\n  {(error.text or '').strip()}", file=sys.stderr)
+    card = _card(find_problem, options.problem, "problem")
+    if card is None:
         return 1
     if options.help:
         _show_card(card)
         return 0
-    settings = _settings(card, rest)
+    settings = _settings(card, rest, ["seed", "budget", "out"])
     budget = card.budget if options.budget is None else _seconds(options.budget)
     out = Path(options.out or Path("runs") / card.name)
+    return _guarded(options, card.path, lambda: _solve_and_write(card, settings, options.seed, budget, out))
+
+
+def _make(options, rest: list[str]) -> int:
+    from ._make import list_datasets, make_command, show_card
+    from ._problem import find_dataset
+
+    if options.dataset is None:
+        _refuse_rest(rest)
+        return list_datasets()
+    card = _card(find_dataset, options.dataset, "make")
+    if card is None:
+        return 1
+    if options.help:
+        return show_card(card)
+    names = ("out", "format", "layout", "compression", "overwrite")
+    settings = _settings(card, rest, list(names))
+    chosen = {name: getattr(options, name) for name in names}
+    return _guarded(options, card.path, lambda: make_command(card, settings, **chosen))
+
+
+def _check(options, rest: list[str]) -> int:
+    from ._check import check_command
+    from ._problem import datasets, find_dataset, find_problem
+
+    is_data = options.problem in datasets()
+    card = _card(find_dataset if is_data else find_problem, options.problem, "make" if is_data else "problem")
+    if card is None:
+        return 1
+    settings = _settings(card, rest, ["samples", "tolerance", "periodic", "order", "figure"])
+    chosen = {name: getattr(options, name) for name in ("samples", "tolerance", "order", "figure")}
+    periodic = None if options.periodic is None else set(options.periodic.split(","))
+    run = lambda: check_command(options.file, options.problem, settings, periodic=periodic, **chosen)  # noqa: E731
+    return _guarded(options, card.path, run)
+
+
+def _inspect(options) -> int:
+    from ._inspect_command import inspect_command
+
+    run = lambda: inspect_command(options.file, options.window, options.batch, options.figure)  # noqa: E731
+    return _guarded(options, None, run)
+
+
+def _rechunk(options) -> int:
+    from ._inspect_command import rechunk_command
+
+    run = lambda: rechunk_command(options.file, options.out, options.chunks, options.format)  # noqa: E731
+    return _guarded(options, None, run)
+
+
+def _card(find, name: str, function: str):
+    """The card of a file; None, with a message, where its text is not Python."""
+    from ._problem import read_card
+
     try:
-        return _solve_and_write(card, settings, options.seed, budget, out)
+        return read_card(find(name), function)
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from None
+    except SyntaxError as error:
+        print(f"{error.filename}, line {error.lineno}: {error.msg}\n  {(error.text or '').strip()}", file=sys.stderr)
+        return None
+
+
+def _guarded(options, path: Path | None, command: Callable[[], int]) -> int:
+    """Runs a command; an error is one line, and the lines of the user's file that led to it."""
+    try:
+        return command()
     except Exception as error:
         if options.traceback:
             raise
-        _show_users_line(card.path, error)
+        _show_users_line(path, error)
         return 1
+
+
+def _refuse_rest(rest: list[str]) -> None:
+    if rest:
+        raise UsageError(f"unrecognised: {' '.join(rest)}")
 
 
 def _show_card(card) -> None:
@@ -111,7 +220,7 @@ def _show_card(card) -> None:
         print(f"\nExpected within the default time: {name} <= {value:g}")
 
 
-def _settings(card, rest: list[str]) -> dict[str, Any]:
+def _settings(card, rest: list[str], others: list[str]) -> dict[str, Any]:
     """`--nu 0.02 --k=3` as keyword arguments, each read as a Python literal where it is one."""
     from ._problem import nearest_names
 
@@ -124,8 +233,7 @@ def _settings(card, rest: list[str]) -> dict[str, Any]:
         name, _, value = word[2:].partition("=")
         name = name.replace("-", "_")
         if name not in card.settings:
-            options = [*card.settings, "seed", "budget", "out"]
-            raise UsageError(f"no setting '{name}' in {card.name}; {nearest_names(name, options)}")
+            raise UsageError(f"no setting '{name}' in {card.name}; {nearest_names(name, [*card.settings, *others])}")
         if not value:
             if not words:
                 raise UsageError(f"--{name} needs a value, as in --{name} {card.settings[name]}")
@@ -336,9 +444,10 @@ def _show_table(card, report, paths) -> None:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
-def _show_users_line(path: Path, error: BaseException) -> None:
+def _show_users_line(path: Path | None, error: BaseException) -> None:
     """The error, and of the traceback the frames in the user's file."""
-    own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
     for frame in own:
         print(f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}", file=sys.stderr)
     print(f"{type(error).__name__}: {error}", file=sys.stderr)

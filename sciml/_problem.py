@@ -2,14 +2,23 @@
 
 import ast
 import difflib
+import hashlib
 import importlib.util
 import inspect
+import json
 import sys
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from .data._dataset import Dataset
+from .data._fetch import cache_folder
+from .data._recipe import Recipe
+from .data._source import digest
+from .data._write import write
 
 
 @dataclass(frozen=True)
@@ -60,29 +69,94 @@ def problem(name_or_path: str | Path, **settings: Any) -> Any:
 
 def make_problem(module: ModuleType, settings: dict[str, Any]) -> Any:
     """Calls the function `problem` of a loaded file."""
-    function = getattr(module, "problem", None)
+    return _call(module, "problem", "problem", settings)
+
+
+def dataset(name_or_path: str | Path, **settings: Any) -> Dataset:
+    """The data set of a recipe, provided (by name) or one's own (by path), with these settings. It is made or fetched
+    into the cache once, and opened from there.
+
+    Raises ValueError for a name or a setting that does not exist, naming the nearest; FileNotFoundError; DataError
+    where it cannot be made or fetched.
+    """
+    path = find_dataset(name_or_path)
+    made = make_dataset(path, settings)
+    if isinstance(made, Dataset):
+        return made
+    file = cache_folder() / f"{path.stem}-{digest(dict(made.attributes))}.h5"
+    if not file.is_file():
+        write(made, file)
+    from .data._open import open as open_data
+
+    return open_data(file)
+
+
+def make_dataset(path: Path, settings: dict[str, Any]) -> Recipe | Dataset:
+    """What the function `make` of a recipe's file gives with these settings; a `Recipe` gets the file's title, its
+    checksum and all settings as attributes.
+    """
+    module = load_module(path)
+    made = _call(module, "make", "data set", settings)
+    if isinstance(made, Dataset):
+        return made
+    if not isinstance(made, Recipe):
+        raise ValueError(f"{path}: make() must return a Recipe or a Dataset, it returned {type(made).__name__}")
+    defaults = {n: p.default for n, p in inspect.signature(module.make).parameters.items()}
+    facts = {
+        "title": (inspect.getdoc(module) or path.stem).splitlines()[0],
+        "dataset": path.stem,
+        "settings": json.dumps(defaults | settings, default=str),
+        "recipe_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "source": "made by sciml",
+    }
+    return replace(made, attributes=facts | dict(made.attributes))
+
+
+def dataset_equations(path: Path, settings: dict[str, Any]) -> Any:
+    """The PDE that a recipe's data satisfy: what its function `equations` gives with these settings. The initial values
+    are those of each sample, so that the PDE need not determine the solution.
+    """
+    from .pde._checks import UndeterminedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndeterminedWarning)
+        return _call(load_module(path), "equations", "data set", settings)
+
+
+def _call(module: ModuleType, name: str, kind: str, settings: dict[str, Any]) -> Any:
+    function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"{module.__file__}: a problem file needs a function `problem(**settings)`")
-    known = list(inspect.signature(function).parameters)
+        raise ValueError(f"{module.__file__}: a {kind} file needs a function `{name}(**settings)`")
+    parameters = inspect.signature(function).parameters
+    known = list(parameters)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for setting in settings:
-        if setting not in known:
+        if setting not in known and not takes_all:
             raise ValueError(f"no setting '{setting}'; {nearest_names(setting, known)}")
     return function(**settings)
 
 
 def find_problem(name_or_path: str | Path) -> Path:
     """The file of a problem. Raises ValueError for an unknown name, FileNotFoundError for a path without a file."""
+    return _find(name_or_path, problems(), "problem")
+
+
+def find_dataset(name_or_path: str | Path) -> Path:
+    """The file of a data set's recipe, as `find_problem`."""
+    return _find(name_or_path, datasets(), "data set")
+
+
+def _find(name_or_path: str | Path, known: dict[str, Path], kind: str) -> Path:
     text = str(name_or_path)
     if text.endswith(".py") or "/" in text:
         path = Path(text)
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
         if path.suffix != ".py":
-            raise ValueError(f"{path}: a problem file ends in .py")
+            raise ValueError(f"{path}: a {kind} file ends in .py")
         return path
-    known = problems()
     if text not in known:
-        raise ValueError(f"no problem '{text}'; {nearest_names(text, list(known))}; a file of your own ends in .py")
+        raise ValueError(f"no {kind} '{text}'; {nearest_names(text, list(known))}; a file of your own ends in .py")
     return known[text]
 
 
@@ -103,14 +177,16 @@ def load_module(path: Path) -> ModuleType:
     return module
 
 
-def read_card(path: Path) -> Card:
-    """The card of a problem file, from its text alone: nothing is imported, so this is fast and safe."""
+def read_card(path: Path, function: str = "problem") -> Card:
+    """The card of a problem file, or with the function `make` of a data set's, from its text alone: nothing is
+    imported, so this is fast and safe.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     text = ast.get_docstring(tree) or "(no description)"
     settings: dict[str, str] = {}
     annotations: dict[str, str] = {}
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == "problem":
+        if isinstance(node, ast.FunctionDef) and node.name == function:
             names = [*node.args.args, *node.args.kwonlyargs]
             defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
             settings = {n.arg: ast.unparse(d) for n, d in zip(names[len(names) - len(defaults) :], defaults)}

@@ -20,7 +20,9 @@ def mesh(**axes: int) -> Mesh:
         rest = int(np.prod([s for s in sizes if s != -1]))
         sizes[sizes.index(-1)] = count // rest if rest > 0 else 0
     if int(np.prod(sizes)) != count or min(sizes) < 1:
-        raise ValueError(f"mesh: {dict(zip(names, sizes))} does not fit {count} devices; the sizes must multiply to {count}")
+        raise ValueError(
+            f"mesh: {dict(zip(names, sizes))} does not fit {count} devices; the sizes must multiply to {count}"
+        )
     return jax.make_mesh(tuple(sizes), tuple(names), axis_types=(AxisType.Auto,) * len(sizes))
 
 

@@ -77,7 +77,9 @@ class Batches:
         self.threads = threads or min(8, os.cpu_count() or 1)
         whole = plan(dataset)
         if whole.rows < size and not pad:
-            raise ValueError(f"a batch of {size} is larger than the data, {whole.rows} rows; pass pad=True or a smaller size")
+            raise ValueError(
+                f"a batch of {size} is larger than the data, {whole.rows} rows; pass pad=True or a smaller size"
+            )
         self._local = _Local(whole, size, sharding)
         self._plan = self._local.plan
         self.order = _order(whole, size, seed, shuffle, pool, self._budget(memory))
@@ -123,7 +125,13 @@ class Batches:
     def fingerprint(self) -> dict[str, Any]:
         """What must agree for a state to fit: the files, the selection and how it is batched."""
         order = self.order
-        batching = {"size": self.size, "seed": order.seed, "shuffle": order.shuffle, "pool": order.pool, "pad": self.pad}
+        batching = {
+            "size": self.size,
+            "seed": order.seed,
+            "shuffle": order.shuffle,
+            "pool": order.pool,
+            "pad": self.pad,
+        }
         return self.dataset.fingerprint() | {"batches": batching | {"block": order.block, "lanes": order.lanes}}
 
     @property
@@ -138,7 +146,9 @@ class Batches:
         """
         refuse_difference("state of the batches", state.get("fingerprint"), self.fingerprint)
         if not 0 <= state["step"] < len(self) or state["epoch"] < 0:
-            raise ValueError(f"an epoch has {len(self)} steps; the state is at epoch {state['epoch']}, step {state['step']}")
+            raise ValueError(
+                f"an epoch has {len(self)} steps; the state is at epoch {state['epoch']}, step {state['step']}"
+            )
         self._step = state["epoch"] * len(self) + state["step"]
 
     def __iter__(self) -> Iterator[Any]:
@@ -219,7 +229,9 @@ class Batches:
 
     def _refuse_missing(self, pool: Pool, arrays, places, bad) -> None:
         row = pool.rows[places[bad]][0]
-        names = [o.name for o, a in zip(self._plan.outputs, arrays) if a.dtype.kind in "fc" and not np.isfinite(a).all()]
+        names = [
+            o.name for o, a in zip(self._plan.outputs, arrays) if a.dtype.kind in "fc" and not np.isfinite(a).all()
+        ]
         raise DataError(
             f"'{names[0]}' has missing or infinite values in {describe_rows(self._plan, row)}; fill them with "
             f".map({names[0]}=...), select what is complete, or pass nan=True for a loss that masks them, or "
@@ -425,7 +437,9 @@ class _Local:
         self.rows = np.flatnonzero(held)
         for output, boxes, shape in zip(whole.outputs, indices, self._shapes):
             self._add_slab(output, boxes, shape)
-        if whole.tiles > 1 and any((s.start, s.stop) != (0, n) for f, slab in self._slabs.items() for s, n in zip(slab, whole.feeds[f].frame)):
+        if whole.tiles > 1 and any(
+            (s.start, s.stop) != (0, n) for f, slab in self._slabs.items() for s, n in zip(slab, whole.feeds[f].frame)
+        ):
             raise ValueError("patches cannot be cut along a mesh axis; shard the batch only")
         if whole.tiles == 1:
             self.plan = whole.restricted(self._slabs)
@@ -486,7 +500,9 @@ def _fitted(sharding: Any, shape: tuple[int, ...], output: Output):
     if not isinstance(sharding, jax.sharding.NamedSharding):
         raise TypeError(f"sharding must be a jax.sharding.NamedSharding, got {type(sharding).__name__}")
     if len(sharding.spec) > len(shape):
-        raise ValueError(f"the sharding {sharding.spec} has more axes than '{output.name}' of shape {shape}; give one for each array")
+        raise ValueError(
+            f"the sharding {sharding.spec} has more axes than '{output.name}' of shape {shape}; give one for each array"
+        )
     try:
         sharding.shard_shape(shape)
     except ValueError as error:

@@ -208,7 +208,9 @@ class Dataset:
         dim = self.time_dim if dim is None else dim
         size = self._size(dim)
         if min(inputs, targets, stride, steps) < 1:
-            raise ValueError(f"windows: inputs, targets, stride and steps must be above 0, got {(inputs, targets, stride, steps)}")
+            raise ValueError(
+                f"windows: inputs, targets, stride and steps must be above 0, got {(inputs, targets, stride, steps)}"
+            )
         window = Window(dim, inputs, targets, stride, steps)
         if window.count(size) < 1:
             raise ValueError(f"windows: a window spans {window.span} entries of '{dim}', which has {size}")
@@ -379,7 +381,9 @@ def _slice(array: Lazy, dim: str, chosen: slice, keep: bool) -> Lazy:
     if isinstance(array, Sliced):
         # One slice of a slice, so that a long chain of selections stays one node.
         old = array.slices[axis]
-        new = slice(old.start + chosen.start * old.step, old.start + (chosen.stop - 1) * old.step + 1, old.step * chosen.step)
+        new = slice(
+            old.start + chosen.start * old.step, old.start + (chosen.stop - 1) * old.step + 1, old.step * chosen.step
+        )
         sliced: Lazy = Sliced(array.inner, (*array.slices[:axis], new, *array.slices[axis + 1 :]))
     else:
         whole = [slice(0, n, 1) for n in array.shape]

@@ -18,7 +18,15 @@ from ._source import Chunk, DataError, Source, Variable, digest
 # HDF5 itself may be called by one thread at a time.
 LIBRARY = threading.RLock()
 DEFLATE, SHUFFLE, FLETCHER32, BLOSC, ZSTD = 1, 2, 3, 32001, 32015
-NAMES = {DEFLATE: "gzip", SHUFFLE: "shuffle", FLETCHER32: "fletcher32", BLOSC: "blosc", ZSTD: "zstd", 32000: "lzf", 4: "szip"}
+NAMES = {
+    DEFLATE: "gzip",
+    SHUFFLE: "shuffle",
+    FLETCHER32: "fletcher32",
+    BLOSC: "blosc",
+    ZSTD: "zstd",
+    32000: "lzf",
+    4: "szip",
+}
 ENDS_BYTES = 64 * 1024
 # Shorter runs than this are read through a memory map instead of one call each.
 RUN_BYTES = 4096
@@ -119,7 +127,9 @@ class HDF5(Source):
     def _pread(self, length: int, offset: int, what: str) -> bytes:
         raw = os.pread(self._open(), length, offset)
         if len(raw) != length:
-            raise DataError(f"{self.path}: truncated: {what} should have {length} bytes at {offset}, there are {len(raw)}")
+            raise DataError(
+                f"{self.path}: truncated: {what} should have {length} bytes at {offset}, there are {len(raw)}"
+            )
         return raw
 
     # Contiguous arrays.
@@ -284,7 +294,15 @@ def _group(file, group: str, path: Path):
 
 def attributes_of(node) -> dict[str, Any]:
     """Attributes as plain values; references and the library's own are left out."""
-    hidden = {"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties"}
+    hidden = {
+        "DIMENSION_LIST",
+        "REFERENCE_LIST",
+        "CLASS",
+        "NAME",
+        "_Netcdf4Dimid",
+        "_Netcdf4Coordinates",
+        "_NCProperties",
+    }
     out = {}
     for name in node.attrs:
         if name in hidden:
@@ -345,7 +363,9 @@ def _array(name: str, node) -> _Array:
     filters = tuple((plist.get_filter(i)[0], tuple(plist.get_filter(i)[2])) for i in range(plist.get_nfilters()))
     fixed = not node.external and not node.is_virtual and node.chunks is None
     offset = node.id.get_offset() if fixed and node.size else None
-    array = _Array(name, node.name, node.shape, node.dtype, node.chunks, filters, offset, node.fillvalue, attributes_of(node))
+    array = _Array(
+        name, node.name, node.shape, node.dtype, node.chunks, filters, offset, node.fillvalue, attributes_of(node)
+    )
     array.dims = _dims(node)
     return array
 
@@ -366,24 +386,19 @@ def _dims(node) -> tuple[str, ...]:
 
 
 def invented_dims(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
-    """Names for dimensions that have none: the first axis that arrays of two and more dimensions share is `sample`; the
-    others are `dim_1`, `dim_2`, ... where all arrays agree on their size, else they carry the array's name.
+    """Names for dimensions that have none, by place and size: `sample`, `dim_1`, `dim_2`, ... where all arrays of two
+    and more dimensions agree on the size, else `sample_1000`, `dim_1_16`, ...
     """
-    grids = [s for s in shapes.values() if len(s) > 1]
-    firsts = [s[0] for s in grids]
-    samples = max(set(firsts), key=firsts.count) if firsts else next((s[0] for s in shapes.values() if s), 0)
-    out = {}
-    for name, shape in shapes.items():
-        short = name.replace("/", "_")
-        dims = []
-        for axis, size in enumerate(shape):
-            if axis == 0 and size == samples:
-                dims.append("sample")
-                continue
-            alike = {s[axis] for s in grids if len(s) > axis and (axis > 0 or s[0] == samples)}
-            dims.append(f"dim_{axis}" if alike == {size} and axis > 0 else f"{short}_dim_{axis}")
-        out[name] = tuple(dims)
-    return out
+    grids = [s for s in shapes.values() if len(s) > 1] or list(shapes.values())
+    sizes = [{s[axis] for s in grids if len(s) > axis} for axis in range(max(map(len, grids), default=0))]
+
+    def name_of(name: str, axis: int, size: int, alone: bool) -> str:
+        if alone and size not in sizes[0]:
+            return name.replace("/", "_") + "_dim_0"
+        base = "sample" if axis == 0 else f"dim_{axis}"
+        return base if len(sizes[axis]) == 1 else f"{base}_{size}"
+
+    return {n: tuple(name_of(n, i, size, len(s) == 1) for i, size in enumerate(s)) for n, s in shapes.items()}
 
 
 def _chunk_index(node, array: _Array):

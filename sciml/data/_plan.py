@@ -303,7 +303,11 @@ def _is_sample(dataset: Dataset, dim: str) -> bool:
 
     if dim in SAMPLE_NAMES:
         return True
-    return all(a.dims.index(dim) < a.dims.index(window.dim) for a in dataset.arrays.values() if {dim, window.dim} <= set(a.dims))
+    return all(
+        a.dims.index(dim) < a.dims.index(window.dim)
+        for a in dataset.arrays.values()
+        if {dim, window.dim} <= set(a.dims)
+    )
 
 
 def _stack_after(plain: Dataset, names: list[str], sample: str, time: str) -> Dataset:

@@ -131,7 +131,7 @@ def _coefficients(linear: np.ndarray, step: float, points: int = 32) -> list[Arr
         f[2] += (2 + r + e * (r - 2)) / r**3
         f[3] += (-4 - 3 * r - r**2 + e * (4 - r)) / r**3
     f *= step / points
-    out = [np.exp(z / 2), np.exp(z), *(f if np.iscomplexobj(linear) else f.real)]
+    out = [np.exp(z / 2), np.exp(z), *(f if np.iscomplexobj(linear) else np.real(f))]
     return [jnp.asarray(c) for c in out]
 
 

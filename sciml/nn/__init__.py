@@ -3,3 +3,8 @@
 from ._features import RandomFeatures as RandomFeatures
 from ._features import random_features as random_features
 from ._mlp import mlp as mlp
+from ._normaliser import Normalised as Normalised
+from ._normaliser import Normaliser as Normaliser
+from ._normaliser import normalised as normalised
+from ._normaliser import normaliser as normaliser
+from ._normaliser import scaled_misfit as scaled_misfit
