@@ -143,8 +143,8 @@ def fit(
     - `steps`, `seconds`: the budget, whichever ends first; at least one. Seconds are wall time with compilation.
     - `every`: how many steps lie between two entries of the history. It does not change the result.
     - `key`: of the random numbers in `data`; the key of a step is `fold_in(key, step)`.
-    - `sharding`: of the leading axis of each batch, a `NamedSharding`, as in `NamedSharding(sciml.mesh(data=8), P("data"))`.
-      Parameters are copied to each device, or cut by `sciml.shard_parameters(model, mesh)`.
+    - `sharding`: of the leading axis of each batch, a `NamedSharding`, as in
+      `NamedSharding(sciml.mesh(data=8), P("data"))`. Parameters are copied to each device, or cut by `sciml.shard_parameters(model, mesh)`.
     - `checkpoint`: a file that is written every 30 s and at the end, and resumed from if it exists. The resumed run
       equals the uninterrupted one bit for bit.
     - `report`: called with each `State`; by default a progress bar on a terminal; None or False for silence.
@@ -223,8 +223,10 @@ def _start(model, loss, data, optimiser, steps, seconds, every, key, sharding, c
             f"data must be a function key -> batch, a Stream or an iterable of batches, got {type(data).__name__}"
         )
     if hasattr(data, "from_step"):
-        data, sharding = (data if sharding is None else data.sharded(sharding)), None
-        run.data = data.fingerprint
+        resumable: Any = data
+        resumable = resumable if sharding is None else resumable.sharded(sharding)
+        run.data = resumable.fingerprint
+        return _iterated(run, model, resumable, optimiser, None), run
     return _iterated(run, model, data, optimiser, sharding), run
 
 

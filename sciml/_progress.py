@@ -2,7 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -15,6 +16,44 @@ def busy(text: str, shown: bool) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+@contextlib.contextmanager
+def bars(shown: bool, transient: bool = False) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+    """Gives a function that begins a bar of a text and a total and returns the one that advances it. `transient` bars
+    leave nothing on the screen.
+    """
+    if not (shown and sys.stderr.isatty()):
+        yield lambda text, total: lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
+    rest = (TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *rest, console=Console(stderr=True), transient=transient) as progress:
+
+        def begin(text, total):
+            task = progress.add_task(text, total=total)
+            return lambda count: progress.advance(task, count)
+
+        yield begin
+
+
+def track(items: Sequence[Any], text: str, shown: bool) -> Iterator[Any]:
+    """Goes through a sequence with a bar that vanishes at the end."""
+    with bars(shown, transient=True) as begin:
+        advance = begin(text, len(items))
+        for item in items:
+            yield item
+            advance(1)
 
 
 class ProgressBar:

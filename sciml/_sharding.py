@@ -61,7 +61,7 @@ def on_mesh(tree: Any, mesh: Mesh) -> Any:
         if not eqx.is_array(leaf) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf
         known = leaf.sharding if isinstance(leaf, jax.Array) else None
-        if isinstance(known, NamedSharding) and known.mesh.devices.size == mesh.devices.size:
+        if isinstance(known, NamedSharding) and known.mesh.size == mesh.size:
             return leaf
         return place(leaf, NamedSharding(mesh, PartitionSpec()))
 
@@ -82,13 +82,17 @@ def mesh_of(tree: Any) -> Mesh | None:
     """The mesh of several devices that arrays lie on, if any does."""
     for leaf in jax.tree.leaves(tree):
         known = leaf.sharding if isinstance(leaf, jax.Array) else None
-        if isinstance(known, NamedSharding) and known.mesh.devices.size > 1 and isinstance(known.mesh, Mesh):
+        if isinstance(known, NamedSharding) and isinstance(known.mesh, Mesh) and known.mesh.size > 1:
             return known.mesh
     return None
 
 
 def constrain_like(tree: Any, shardings: Any) -> Any:
-    """Within a compiled step: arrays stay where they were, so that the next step is the same program."""
+    """Within a compiled step: arrays stay where they were, so that the next step is the same program; `shardings` is
+    that of each array, or None for no mesh.
+    """
+    if shardings is None:
+        return tree
     return jax.tree.map(
         lambda a, s: a if s is None else jax.lax.with_sharding_constraint(a, s),
         tree,

@@ -53,7 +53,9 @@ def slab_read(mesh):
     batch = next(batches.from_step(0))
     columns = {(c.slices[1].start, c.slices[1].stop) for c in data.sources[0].reads}
     mine = [s.index[1].indices(WIDTH)[:2] for s in batch[0].addressable_shards]
-    good = all((s.data == np.sin(r.data)).all() for s, r in zip(batch[1].addressable_shards, batch[0].addressable_shards))
+    good = all(
+        (s.data == np.sin(r.data)).all() for s, r in zip(batch[1].addressable_shards, batch[0].addressable_shards)
+    )
     return {"columns": sorted(columns), "mine": sorted(mine), "good": bool(good)}
 
 

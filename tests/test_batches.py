@@ -101,8 +101,6 @@ def test_a_state_of_other_data_is_refused_by_name():
 def test_batches_stay_as_they_were_given():
     kept = list(pairs().batches(8, pool=40))
     values = [np.array(a) for a, _ in kept]
-    for _ in range(3):
-        pass
     assert sorted(int(v) for a in values for v in a[:, 0] / 6) == sorted(i for b in kept for i in ids(b))
     assert len({i for b in kept for i in ids(b)}) == ROWS
 
@@ -167,7 +165,9 @@ def test_windows_are_the_frames_they_should_be():
         for (x, c, mask, y), good in windows.batches(4, pad=True, pool=pool):
             assert x.shape == (4, 3, 3) and y.shape == (4, 2, 3)
             first = x[:, :1, :1]
-            assert (x == first + 2 * jnp.arange(3)[:, None]).all() and (y == first + 6 + 2 * jnp.arange(2)[:, None]).all()
+            assert (x == first + 2 * jnp.arange(3)[:, None]).all() and (
+                y == first + 6 + 2 * jnp.arange(2)[:, None]
+            ).all()
             assert (c == first[:, 0, 0] // 50).all() and (mask == jnp.arange(3.0)).all()
             seen += np.asarray(x)[np.asarray(good), 0, 0].astype(int).tolist()
         assert sorted(seen) == expected
@@ -182,7 +182,9 @@ def test_overlapping_windows_are_read_once():
 
 def test_long_series_are_cut_into_blocks_that_cover_all_windows():
     u = np.arange(3000, dtype=np.float32)[None, :, None] + 10000 * np.arange(2)[:, None, None]
-    data = in_memory({"u": (("member", "time", "x"), np.repeat(u, 1500, axis=2).astype(np.float32))}, {"u": (1, 10, 1500)})
+    data = in_memory(
+        {"u": (("member", "time", "x"), np.repeat(u, 1500, axis=2).astype(np.float32))}, {"u": (1, 10, 1500)}
+    )
     windows = data.windows(2, 1)
     seen = []
     batches = windows.batches(8, pool=512)

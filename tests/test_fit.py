@@ -133,8 +133,8 @@ def test_a_stream_sees_the_model():
 
 def test_time_budget():
     start = time.perf_counter()
-    _, history = fit(linear(), misfit, batch_of, optax.adam(1e-3), seconds=2.0, report=None)
-    assert time.perf_counter() - start < 6.0
+    _, history = fit(linear(), misfit, batch_of, optax.adam(1e-3), seconds=4.0, report=None)
+    assert time.perf_counter() - start < 8.0
     assert history.attrs["stopped"] == "time" and history["step"].values[-1] > 100
 
 

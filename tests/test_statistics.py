@@ -1,4 +1,4 @@
-"""Statistics: one pass in boxes agrees with the whole array in float64, whatever the chunks, the threads and the gaps."""
+"""Statistics: one pass in boxes agrees with the whole array in float64, whatever the chunks, threads and gaps."""
 
 import hashlib
 import warnings

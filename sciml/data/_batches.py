@@ -31,14 +31,14 @@ class DataWarning(UserWarning):
 class Batches:
     """The batches of a data set, epoch after epoch: an iterable for `fit`, or for a loop of one's own.
 
-    `for batch in batches` gives the rest of the current epoch; the next loop gives the next epoch. A batch is a tuple of
-    arrays in the order of the variables, `(batch, ...)` each: the last is the target, the others are the model's
+    `for batch in batches` gives the rest of the current epoch; the next loop gives the next epoch. A batch is a tuple
+    of arrays in the order of the variables, `(batch, ...)` each: the last is the target, the others are the model's
     arguments. The order is a pure function of the seed, the epoch and the position.
 
     - `size`: rows of a batch, over all devices and processes.
     - `seed`, `shuffle`: blocks of rows (whole chunks of the file) are permuted over all files, then rows within a pool.
-    - `pool`: how many rows are mixed with each other; by default as many as `memory` allows. A pool that holds the whole
-      data set gives an exact permutation, and is read only once.
+    - `pool`: how many rows are mixed with each other; by default as many as `memory` allows. A pool that holds the
+      whole data set gives an exact permutation, and is read only once.
     - `memory`: bytes for everything that is read ahead in this process. `batches.memory` states the bound that holds.
     - `pad`: the last batch of an epoch is filled up with copies, and each batch is `(batch, mask)` for `sciml.masked`;
       otherwise rows that do not fill a batch wait for another epoch.
@@ -86,8 +86,8 @@ class Batches:
         self.memory = self._bound()
         if self.memory > memory and pool is None:
             warnings.warn(
-                f"the batches need {_bytes(self.memory)}, more than memory={_bytes(memory)}: chunks of the file are large; "
-                "rechunk it (sciml rechunk) or allow more",
+                f"the batches need {_bytes(self.memory)}, more than memory={_bytes(memory)}: chunks of the file are "
+                "large; rechunk it (sciml rechunk) or allow more",
                 DataWarning,
                 stacklevel=3,
             )

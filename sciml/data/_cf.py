@@ -163,7 +163,14 @@ def decode_time(values: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray
             f"{attributes.get('calendar', 'standard')!r} ({str(error).splitlines()[0]}); expected for example "
             "'days since 2000-01-01' and a CF calendar"
         ) from None
-    return out.astype("datetime64[ns]") if out.dtype.kind == "M" else out
+    return finest_dates(out) if out.dtype.kind == "M" else out
+
+
+def finest_dates(values: np.ndarray) -> np.ndarray:
+    """The same datetime64 in nanoseconds where these reach (1678 to 2262), else in microseconds."""
+    reach = np.array(["1678", "2262"], "datetime64[Y]")
+    inside = np.isnat(values) | ((values >= reach[0]) & (values < reach[1]))
+    return values.astype("datetime64[ns]" if inside.all() else "datetime64[us]")
 
 
 def calendar_of(values: np.ndarray) -> str:
@@ -215,10 +222,12 @@ def times_report(values: np.ndarray) -> TimeReport:
 
 def _seconds(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "Mm":
-        whole = values.astype(f"{values.dtype.kind}8[ns]").astype(np.int64)
-        # From the first date on, since float64 holds nanoseconds exactly for a hundred days only.
-        start = whole[~np.isnat(values)][0] if (~np.isnat(values)).any() else 0
-        return np.where(np.isnat(values), np.nan, (whole - start) * 1e-9)
+        # From the first day on, since float64 holds nanoseconds exactly for a hundred days only; days apart from the
+        # rest, since 64 bits hold nanoseconds for 292 years only.
+        days = values.astype(f"{values.dtype.kind}8[D]")
+        start = days[~np.isnat(days)][:1]
+        second = np.timedelta64(1, "s")
+        return (days - start) / second + (values - days) / second if start.size else np.full(len(values), np.nan)
     if values.dtype.kind == "O":
         first = next((v for v in values if hasattr(v, "calendar")), None)
         return np.array([(v - first).total_seconds() if hasattr(v, "calendar") else np.nan for v in values], float)

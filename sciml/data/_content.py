@@ -1,4 +1,4 @@
-"""What is to be written: variables, coordinates and blocks of numbers, from a data set or from a recipe."""
+"""What is to be written: variables, coordinates and blocks of numbers, of a recipe or of whatever gives them."""
 
 import datetime
 import json
@@ -10,28 +10,28 @@ from typing import Any
 import numpy as np
 
 from .._save import write_atomically
-from ._dataset import Dataset
+from ._cf import finest_dates
 from ._recipe import Axis, Recipe
 from ._source import DataError, Variable, digest
 
 CHUNK_BYTES = 2**20
-BLOCK_BYTES = 2**26
 
 Shapes = Mapping[str, tuple[int, ...]]
-Block = tuple[int, dict[str, np.ndarray]]
+# Where the arrays begin, along their first dimensions, and the arrays.
+Block = tuple[tuple[int, ...], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Content:
-    """Variables, coordinates, attributes, and `blocks(chunk shapes)`: pairs of a start along the first dimension and
-    the arrays that begin there.
+    """Variables, coordinates, attributes, and `blocks(chunk shapes, whole rows)`, which end where chunks end. With
+    whole rows each block has the same entries of the first dimension of all variables, and all of the others.
     """
 
     variables: Mapping[str, Variable]
     coords: Mapping[str, Axis]
     attributes: Mapping[str, Any]
     parameters: Mapping[str, float]
-    blocks: Callable[[Shapes], Iterator[Block]]
+    blocks: Callable[[Shapes, bool], Iterator[Block]]
 
     @property
     def dims(self) -> dict[str, int]:
@@ -57,35 +57,6 @@ def chunk_shape(variable: Variable, chunks: Mapping[str, int] | None = None) -> 
     return tuple(lengths)
 
 
-def content_of_dataset(data: Dataset) -> Content:
-    """The variables of a data set, which are read block by block."""
-    if data.window or data.tiles:
-        raise ValueError("windows and patches are not written: write the data set that they were made from")
-    variables = {n: Variable(a.dims, a.shape, a.dtype, attributes=a.attributes) for n, a in data.arrays.items()}
-    for name, variable in variables.items():
-        if variable.dtype.kind not in "biuf":
-            raise DataError(f"'{name}' has the type {variable.dtype}; numbers can be written")
-
-    def blocks(shapes: Shapes) -> Iterator[Block]:
-        scalars = [n for n, v in variables.items() if not v.shape]
-        if scalars:
-            yield 0, {n: data.arrays[n].read() for n in scalars}
-        leading = dict.fromkeys(v.dims[0] for v in variables.values() if v.shape)
-        for dim in leading:
-            names = [n for n, v in variables.items() if v.dims[:1] == (dim,)]
-            row = sum(data.arrays[n].row_bytes for n in names)
-            unit = max(shapes[n][0] for n in names)
-            rows = unit * max(1, BLOCK_BYTES // max(1, row * unit))
-            size = variables[names[0]].shape[0]
-            for start in range(0, size, rows):
-                along = slice(start, min(start + rows, size))
-                boxes = {n: (along, *(slice(0, k) for k in variables[n].shape[1:])) for n in names}
-                yield start, {n: data.arrays[n].read(box) for n, box in boxes.items()}
-
-    coords = {n: (c.dims, *_encoded(n, c.values, c.attributes)) for n, c in data.coords.items()}
-    return Content(variables, coords, dict(data.attributes) | _provenance(), {}, blocks)
-
-
 def content_of_recipe(recipe: Recipe, parts: Path, bar: Callable) -> Content:
     """Makes the batches that are not in the folder `parts` yet, each written whole or not at all; blocks come from it.
 
@@ -105,10 +76,10 @@ def content_of_recipe(recipe: Recipe, parts: Path, bar: Callable) -> Content:
             with np.load(parts / f"{number:05d}.npz", allow_pickle=False) as part:
                 yield {name: part[name] for name in recipe.variables}
 
-    def blocks(shapes: Shapes) -> Iterator[Block]:
+    def blocks(shapes: Shapes, whole_rows: bool) -> Iterator[Block]:
         return _regrouped(stored(), max(shape[0] for shape in shapes.values()))
 
-    attributes = dict(recipe.attributes) | _provenance()
+    attributes = dict(recipe.attributes) | provenance()
     return Content(recipe.variables, recipe.coords, attributes, recipe.parameters, blocks)
 
 
@@ -121,11 +92,11 @@ def _regrouped(batches: Iterator[dict[str, np.ndarray]], unit: int) -> Iterator[
         if count >= unit:
             joined = {name: np.concatenate([b[name] for b in held]) for name in batch}
             ready = count - count % unit
-            yield start, {name: array[:ready] for name, array in joined.items()}
+            yield (start,), {name: array[:ready] for name, array in joined.items()}
             start, count = start + ready, count - ready
             held = [{name: array[ready:] for name, array in joined.items()}]
     if count:
-        yield start, {name: np.concatenate([b[name] for b in held]) for name in held[0]}
+        yield (start,), {name: np.concatenate([b[name] for b in held]) for name in held[0]}
 
 
 def _claim(recipe: Recipe, parts: Path) -> None:
@@ -156,7 +127,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     } | settings
 
 
-def _provenance() -> dict[str, str]:
+def provenance() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -167,7 +138,7 @@ def _provenance() -> dict[str, str]:
     return {"created": now, "sciml_version": number}
 
 
-def _encoded(name: str, values: np.ndarray, attributes: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+def encoded(name: str, values: np.ndarray, attributes: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
     """Dates as numbers with CF units; all else as it is."""
     attributes = dict(attributes)
     if values.dtype.kind == "M":
@@ -189,8 +160,11 @@ def _encoded(name: str, values: np.ndarray, attributes: Mapping[str, Any]) -> tu
 def _encoded_datetime64(values: np.ndarray, attributes: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
     if np.isnat(values).any():
         raise DataError("a time is missing (NaT); drop it before writing")
-    count = values.astype("datetime64[ns]").astype(np.int64)
-    units = {"days": 86_400 * 10**9, "hours": 3600 * 10**9, "seconds": 10**9, "microseconds": 10**3, "nanoseconds": 1}
+    values = finest_dates(values)
+    count = values.astype(np.int64)
+    units = {"days": 86_400 * 10**6, "hours": 3600 * 10**6, "seconds": 10**6, "microseconds": 1}
+    if values.dtype == "datetime64[ns]":
+        units = {unit: 1000 * size for unit, size in units.items()} | {"nanoseconds": 1}
     unit = next(u for u, size in units.items() if not (count % size).any())
     calendar = {"units": f"{unit} since 1970-01-01", "calendar": "proleptic_gregorian"}
     return count // units[unit], attributes | calendar

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ class Dataset:
                 raise KeyError(f"no variable '{name}'; {_nearest(name, list(self.arrays))}")
         return self._with({n: self.arrays[n] for n in wanted})
 
-    def isel(self, **indices: int | slice) -> "Dataset":
+    def isel(self, **indices: int | np.integer | slice) -> "Dataset":
         """Parts of dimensions by number: `isel(time=slice(0, 100), level=0, latitude=slice(None, None, 2))`. A number
         drops the dimension. Raises ValueError for an unknown dimension and for a slice that selects nothing.
         """
@@ -157,7 +158,7 @@ class Dataset:
     ) -> tuple["Dataset", ...]:
         """Parts that share no sample: `split(0.8, 0.2)`, `split(1000)` (the first 1000 and the rest).
 
-        - `parts`: counts (above 1) or fractions; if they leave something over, it is a last part.
+        - `parts`: counts (whole numbers) or fractions; if they leave something over, it is a last part.
         - `by`: the dimension, by default the samples; of a series, its time. `"file"` keeps files whole.
         - `gap`: entries left out between two parts, so that neighbours in time do not leak. Windows are made after
           the split, so none crosses it.
@@ -247,11 +248,13 @@ class Dataset:
                 raise KeyError(f"map: no variable '{name}'; {_nearest(name, list(arrays))}")
             array = arrays[name]
             dtype = np.asarray(function(np.ones(1, array.dtype))).dtype
-            arrays[name] = Mapped(array, _as_array(function), dtype, describe_value(function), array.attributes)
+            applied = partial(_applied, function)
+            arrays[name] = Mapped(array, applied, dtype, describe_value(function), array.attributes)
         return self._with(arrays)
 
     def stack(self, **groups: Sequence[str]) -> "Dataset":
-        """Several variables of one shape as one with channels: `stack(state=["u", "v"])` is `state(..., channel, grid)`.
+        """Several variables of one shape as one with channels: `stack(state=["u", "v"])` is
+        `state(..., channel, grid)`.
 
         The channels stand before the dimensions of the grid, after samples and time. Raises ValueError where shapes or
         dimensions differ.
@@ -405,7 +408,7 @@ def _slice_coords(coords, dim, index):
             yield name, Coordinate(dims, values, coord.attributes)
 
 
-def _as_slice(dim: str, index: int | slice, size: int) -> slice:
+def _as_slice(dim: str, index: int | np.integer | slice, size: int) -> slice:
     if isinstance(index, int | np.integer):
         if not -size <= index < size:
             raise ValueError(f"isel: '{dim}' has {size} entries, there is no number {index}")
@@ -433,7 +436,7 @@ def _range_of(dim: str, found: np.ndarray) -> slice:
 def _counts(parts: tuple[float, ...], size: int) -> list[int]:
     if not parts or any(not p > 0 for p in parts):
         raise ValueError(f"split: give positive counts or fractions, got {parts}")
-    fractions = all(p <= 1 and not (isinstance(p, int) and p == 1 and len(parts) == 1) for p in parts)
+    fractions = all(p <= 1 for p in parts) and not all(isinstance(p, int | np.integer) for p in parts)
     if fractions:
         if sum(parts) > 1 + 1e-9:
             raise ValueError(f"split: the fractions {parts} add up to more than 1")
@@ -471,8 +474,8 @@ def _other_dims(array: Lazy, dim: str) -> tuple:
     return tuple((d, n) for d, n in zip(array.dims, array.shape) if d != dim)
 
 
-def _as_array(function: Callable) -> Callable:
-    return lambda values: np.asarray(function(values))
+def _applied(function: Callable, values: np.ndarray) -> np.ndarray:
+    return np.asarray(function(values))
 
 
 def _label(source: Source) -> str:

@@ -116,13 +116,12 @@ def create_plain(store, content: Content, shapes: Shapes, compression: str | Non
             store.attrs[name] = float(value)
 
 
-def put_plain(store, content: Content, start: int, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a block of rows."""
+def put_plain(store, content: Content, corner: tuple[int, ...], arrays: dict[str, np.ndarray]) -> None:
+    """Writes a block."""
     for name, array in arrays.items():
-        if array.ndim:
-            store[name][start : start + len(array)] = array
-        else:
-            store[name][...] = array
+        starts = (*corner, *(0,) * (array.ndim - len(corner)))
+        box = tuple(slice(start, start + size) for start, size in zip(starts, array.shape))
+        store[name][box or ...] = array
 
 
 def write_coordinates(store, content: Content) -> None:
@@ -228,9 +227,10 @@ def create_pdebench(store, content: Content, shapes: Shapes, compression: str | 
         store[f"{dim}-coordinate"] = _axis(content, dim)
 
 
-def put_pdebench(store, content: Content, start: int, arrays: dict[str, np.ndarray]) -> None:
+def put_pdebench(store, content: Content, corner: tuple[int, ...], arrays: dict[str, np.ndarray]) -> None:
     """Writes a block of samples."""
     kind, names = _pdebench_kind(content), list(content.variables)
+    (start,) = corner
     rows = slice(start, start + len(arrays[names[0]]))
     if kind == "groups":
         stacked = np.stack([arrays[n] for n in names], axis=-1)
@@ -296,8 +296,9 @@ def create_the_well(store, content: Content, shapes: Shapes, compression: str | 
             group[name].attrs["dim_varying"] = np.array([d in variable.dims for d in space])
 
 
-def put_the_well(store, content: Content, start: int, arrays: dict[str, np.ndarray]) -> None:
+def put_the_well(store, content: Content, corner: tuple[int, ...], arrays: dict[str, np.ndarray]) -> None:
     """Writes a block of trajectories."""
+    (start,) = corner
     for name, array in arrays.items():
         rank = int("component" in content.variables[name].dims)
         store[f"t{rank}_fields/{name}"][start : start + len(array)] = array

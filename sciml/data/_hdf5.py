@@ -1,5 +1,6 @@
 """HDF5 files: structure through h5py, numbers through one's own reads of the chunks, outside of the library's lock."""
 
+import hashlib
 import itertools
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import deflate
 import numpy as np
 
+from ._handles import Handles
 from ._source import Chunk, DataError, Source, Variable, digest
 
 # HDF5 itself may be called by one thread at a time.
@@ -33,21 +35,27 @@ RUN_BYTES = 4096
 MOST_RUNS = 1024
 
 
+def _close_library(file) -> None:
+    with LIBRARY:
+        file.close()
+
+
+DESCRIPTORS = Handles(os.close)
+LIBRARIES = Handles(_close_library)
+
+
 class HDF5(Source):
     """An HDF5 file. Variables in groups are named `group/name`; dimensions come from dimension scales and labels, else
     from what arrays share.
 
-    Chunks with the filters none, gzip, shuffle, fletcher32, zstd and blosc are read by offset and decoded in the calling
-    thread; any other goes through h5py. Raises DataError for a file that is not HDF5 or truncated.
+    Chunks with the filters none, gzip, shuffle, fletcher32, zstd and blosc are read by offset and decoded in the
+    calling thread; any other goes through h5py. Raises DataError for a file that is not HDF5 or truncated.
     """
 
     def __init__(self, path: str | os.PathLike, group: str | None = None):
         import h5py
 
         self.path, self.name = Path(path), Path(path).name
-        self._descriptor: int | None = None
-        self._file: Any = None
-        self._lock = threading.Lock()
         self._identity = identity(self.path)
         try:
             with LIBRARY, h5py.File(self.path, "r") as file:
@@ -67,15 +75,9 @@ class HDF5(Source):
     def _variables(self) -> dict[str, Variable]:
         return {n: a.variable() for n, a in self._arrays.items()}
 
-    def rename(self, dims: Mapping[str, tuple[str, ...]]) -> None:
-        """Gives variables other dimensions, before anything is read."""
-        for name, names in dims.items():
-            self._arrays[name].dims = names
-        self.__dict__.pop("_variables", None)
-
     def fingerprint(self) -> str:
-        """A hash of the name, the size, both ends of the file and the variables; a copy has the same."""
-        return digest([self.name, self._identity[0], ends(self.path), self.describe()])
+        """A hash of the name, the size, samples of the bytes and the variables; a copy has the same."""
+        return digest([self.name, self._identity[0], sampled(self.path), self.describe()])
 
     def read(self, chunk: Chunk) -> np.ndarray:
         """The numbers of a box."""
@@ -89,24 +91,27 @@ class HDF5(Source):
         if 0 in out.shape:
             return
         try:
-            if array.chunks and array.direct and not self._base:
-                self._read_chunks(array, box, out)
-            elif array.offset is not None and not self._base:
-                self._read_contiguous(array, box, out)
-            else:
+            if self._base or (array.chunks is None and array.offset is None) or not array.direct:
                 self._read_by_library(array, box, out)
+                return
+            with DESCRIPTORS.use(self, self._open_descriptor) as file:
+                read = self._read_chunks if array.chunks else self._read_contiguous
+                read(file, array, box, out)
         except OSError as error:
             raise DataError(f"{self.path}: cannot read '{chunk.variable}' at {_corner(box)}: {error}") from error
 
     # The file.
 
-    def _open(self) -> int:
-        if self._descriptor is None:
-            with self._lock:
-                if self._descriptor is None:
-                    self._refuse_change()
-                    self._descriptor = os.open(self.path, os.O_RDONLY)
-        return self._descriptor
+    def _open_descriptor(self) -> int:
+        self._refuse_change()
+        return os.open(self.path, os.O_RDONLY)
+
+    def _open_library(self):
+        import h5py
+
+        self._refuse_change()
+        with LIBRARY:
+            return h5py.File(self.path, "r")
 
     def _refuse_change(self) -> None:
         if not self.path.exists():
@@ -114,18 +119,8 @@ class HDF5(Source):
         if identity(self.path) != self._identity:
             raise DataError(f"{self.path}: the file has changed since it was opened; open it again")
 
-    def __del__(self):
-        if getattr(self, "_descriptor", None) is not None:
-            os.close(self._descriptor)  # pyright: ignore[reportArgumentType]
-
-    def __getstate__(self):
-        return self.__dict__ | {"_descriptor": None, "_file": None, "_lock": None}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock())
-
-    def _pread(self, length: int, offset: int, what: str) -> bytes:
-        raw = os.pread(self._open(), length, offset)
+    def _pread(self, file: int, length: int, offset: int, what: str) -> bytes:
+        raw = os.pread(file, length, offset)
         if len(raw) != length:
             raise DataError(
                 f"{self.path}: truncated: {what} should have {length} bytes at {offset}, there are {len(raw)}"
@@ -134,7 +129,8 @@ class HDF5(Source):
 
     # Contiguous arrays.
 
-    def _read_contiguous(self, array: "_Array", box, out: np.ndarray) -> None:
+    def _read_contiguous(self, file: int, array: "_Array", box, out: np.ndarray) -> None:
+        assert array.offset is not None
         shape, item = array.shape, array.dtype.itemsize
         whole = len(shape)
         while whole and (box[whole - 1].start, box[whole - 1].stop) == (0, shape[whole - 1]):
@@ -144,7 +140,7 @@ class HDF5(Source):
         run = math.prod(lengths[run_axes:])
         runs = math.prod(lengths[:run_axes])
         if runs > 1 and (runs > MOST_RUNS or run * item < RUN_BYTES):
-            return self._read_mapped(array, box, out)
+            return self._read_mapped(file, array, box, out)
         direct = out.dtype == array.dtype and out.flags.c_contiguous
         target = out if direct else np.empty(out.shape, array.dtype)
         flat = target.reshape(runs, run).view(np.uint8)
@@ -152,27 +148,28 @@ class HDF5(Source):
         tail = sum(s.start * strides[i] for i, s in enumerate(box) if i >= run_axes)
         for number, corner in enumerate(itertools.product(*(range(s.start, s.stop) for s in box[:run_axes]))):
             offset = array.offset + tail + sum(i * step for i, step in zip(corner, strides))
-            self._read_run(flat[number], offset, array.name)
+            self._read_run(file, flat[number], offset, array.name)
         if not direct:
             out[...] = target
 
-    def _read_run(self, target: np.ndarray, offset: int, name: str) -> None:
+    def _read_run(self, file: int, target: np.ndarray, offset: int, name: str) -> None:
         done = 0
         while done < len(target):
-            got = os.preadv(self._open(), [memoryview(target)[done:]], offset + done)
+            got = os.preadv(file, [target[done:].data], offset + done)
             if got == 0:
                 raise DataError(f"{self.path}: truncated: '{name}' should have {len(target)} bytes at {offset}")
             done += got
 
-    def _read_mapped(self, array: "_Array", box, out: np.ndarray) -> None:
-        size = os.fstat(self._open()).st_size
+    def _read_mapped(self, file: int, array: "_Array", box, out: np.ndarray) -> None:
+        assert array.offset is not None
+        size = os.fstat(file).st_size
         if array.offset + math.prod(array.shape) * array.dtype.itemsize > size:
             raise DataError(f"{self.path}: truncated: '{array.name}' goes beyond the end of the file")
         out[...] = np.memmap(self.path, array.dtype, "r", array.offset, array.shape)[box]
 
     # Chunked arrays.
 
-    def _read_chunks(self, array: "_Array", box, out: np.ndarray) -> None:
+    def _read_chunks(self, file: int, array: "_Array", box, out: np.ndarray) -> None:
         index, chunks = self._index(array), array.chunks
         assert chunks is not None
         ranges = [range(s.start // c, -(-s.stop // c)) for s, c in zip(box, chunks)]
@@ -181,16 +178,17 @@ class HDF5(Source):
             inside = tuple(slice(max(s.start - b, 0), min(s.stop - b, c)) for s, b, c in zip(box, start, chunks))
             there = tuple(slice(b + i.start - s.start, b + i.stop - s.start) for s, b, i in zip(box, start, inside))
             number = int(np.ravel_multi_index(position, array.grid))
-            self._read_chunk(array, index, number, start, inside, out[there])
+            self._read_chunk(file, array, index, number, start, inside, out[there])
 
-    def _read_chunk(self, array: "_Array", index, number: int, start, inside, out: np.ndarray) -> None:
+    def _read_chunk(self, file: int, array: "_Array", index, number: int, start, inside, out: np.ndarray) -> None:
+        assert array.chunks is not None
         offset, size, mask = (int(table[number]) for table in index)
         if offset < 0:
             # HDF5 stores no chunk that was never written: its numbers are the fill value.
             out[...] = array.fill
             return
         what = f"chunk at {tuple(start)} of '{array.name}'"
-        raw = self._pread(size, offset, what)
+        raw = self._pread(file, size, offset, what)
         expected = math.prod(array.chunks) * array.dtype.itemsize
         try:
             data, shuffled = decode(raw, array.filters, mask, expected, array.dtype.itemsize)
@@ -210,25 +208,17 @@ class HDF5(Source):
 
     def _index(self, array: "_Array"):
         if array.index is None:
-            with LIBRARY:
+            with LIBRARIES.use(self, self._open_library) as file, LIBRARY:
                 if array.index is None:
-                    array.index = _chunk_index(self._library()[array.path], array)
+                    array.index = _chunk_index(file[array.path], array)
         return array.index
 
     # Everything else.
 
-    def _library(self):
-        import h5py
-
-        if self._file is None:
-            self._refuse_change()
-            self._file = h5py.File(self.path, "r")
-        return self._file
-
     def _read_by_library(self, array: "_Array", box, out: np.ndarray) -> None:
-        with LIBRARY:
+        with LIBRARIES.use(self, self._open_library) as file, LIBRARY:
             try:
-                out[...] = self._library()[array.path][box]
+                out[...] = file[array.path][box]
             except OSError as error:
                 missing = [c for c, _ in array.filters if c not in NAMES]
                 hint = f"; its filter {missing[0]} may need `pip install hdf5plugin`" if missing else ""
@@ -278,12 +268,14 @@ def identity(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def ends(path: Path) -> str:
-    """A hash of the first and last 64 KiB of a file."""
+def sampled(path: Path) -> str:
+    """A hash of the first and last 64 KiB of a file, and of 256 short runs of bytes spread evenly between."""
+    found, size = hashlib.sha256(), os.path.getsize(path)
     with open(path, "rb") as file:
-        head = file.read(ENDS_BYTES)
-        file.seek(max(0, os.path.getsize(path) - ENDS_BYTES))
-        return digest([head.hex(), file.read(ENDS_BYTES).hex()])
+        for start, length in ((0, ENDS_BYTES), *((size * i // 256, 64) for i in range(256)), (size - ENDS_BYTES, size)):
+            file.seek(max(0, start))
+            found.update(file.read(length))
+    return found.hexdigest()[:16]
 
 
 def _group(file, group: str, path: Path):
@@ -415,7 +407,7 @@ def _chunk_index(node, array: _Array):
     return offsets, sizes, masks
 
 
-def decode(raw: bytes, filters, mask: int, size: int, itemsize: int) -> tuple[bytes, bool]:
+def decode(raw: bytes, filters, mask: int, size: int, itemsize: int) -> tuple[bytes | bytearray, bool]:
     """Undoes the filters of a chunk, all but a shuffle that comes first; says whether the bytes are still shuffled."""
     data: Any = raw
     for number in range(len(filters) - 1, -1, -1):
@@ -443,7 +435,7 @@ def decode(raw: bytes, filters, mask: int, size: int, itemsize: int) -> tuple[by
     return data, False
 
 
-def unshuffle(data: bytes, out: np.ndarray) -> None:
+def unshuffle(data: bytes | bytearray, out: np.ndarray) -> None:
     """Puts the first bytes of all numbers, then all second bytes, ... back together."""
     lanes = np.frombuffer(data, np.uint8).reshape(out.dtype.itemsize, -1)
     target = out.reshape(-1).view(np.uint8).reshape(-1, out.dtype.itemsize)
@@ -451,7 +443,7 @@ def unshuffle(data: bytes, out: np.ndarray) -> None:
         target[:, lane] = lanes[lane]
 
 
-def fletcher32(data: bytes) -> int:
+def fletcher32(data: bytes | bytearray) -> int:
     """The checksum of HDF5's filter: two sums of big-endian 16-bit words, modulo 65535."""
     words = np.frombuffer(data[: len(data) // 2 * 2], ">u2").astype(np.uint64)
     if len(data) % 2:

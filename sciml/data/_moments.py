@@ -58,24 +58,25 @@ class Tally:
 
 def measure(values: np.ndarray, kept: tuple[int, ...], axis: int | None, area: np.ndarray | None) -> Tally:
     """The tally of finite numbers and NaN: axes other than `kept` are summed over, `axis` with the weights `area`."""
-    missing = np.isnan(values)
+    # Of arrays without dimensions NumPy gives numbers, which cannot be written into.
+    missing = np.asarray(np.isnan(values))
     summed = tuple(i for i in range(values.ndim) if i not in kept)
     rest = tuple(i for i in summed if i != axis)
 
     def gather(numbers: np.ndarray) -> np.ndarray:
-        sums = numbers.sum(axis=rest, keepdims=True, dtype=np.float64)
+        sums = np.asarray(numbers.sum(axis=rest, keepdims=True, dtype=np.float64))
         if axis is None or area is None:
             return sums
         return (sums * area.reshape(-1, *(1,) * (values.ndim - 1 - axis))).sum(axis=axis, keepdims=True)
 
-    present = ~missing
+    present = np.asarray(~missing)
     count = np.asarray(present.sum(axis=summed, keepdims=True, dtype=np.int64))
     total = np.full(count.shape, values.size // max(1, count.size), np.int64)
-    weight = np.asarray(gather(present))
+    weight = gather(present)
     divisor = np.where(weight > 0, weight, 1)
     some = bool(missing.any())
     mean = gather(np.where(missing, 0, values) if some else values) / divisor
-    deviation = values - mean
+    deviation = np.asarray(values - mean)
     if some:
         deviation[missing] = 0
     # The rounding of the mean shows in the sum of the deviations.

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ._hdf5 import HDF5, ends, identity, plain
+from ._handles import Handles
+from ._hdf5 import HDF5, identity, plain, sampled
 from ._source import Chunk, DataError, Source, Variable, digest
 
 # The netCDF C library may be called by one thread at a time.
 LIBRARY = threading.RLock()
 # What the library puts before a variable that has the name of a dimension without being its coordinate.
 HIDDEN_PREFIX = "_nc4_non_coord_"
+
+
+def _close_library(file) -> None:
+    with LIBRARY:
+        file.close()
+
+
+FILES = Handles(_close_library)
 
 
 class NetCDF4(HDF5):
@@ -33,10 +42,8 @@ class NetCDF3(Source):
     def __init__(self, path: str | os.PathLike):
         self.path, self.name = Path(path), Path(path).name
         self._identity = identity(self.path)
-        self._file = None
         self.skipped: list[str] = []
-        with LIBRARY:
-            file = self._library()
+        with FILES.use(self, self._open_library) as file, LIBRARY:
             self.attributes = {n: plain(file.getncattr(n)) for n in file.ncattrs()}
             self._variables = {}
             for name, stored in file.variables.items():
@@ -56,42 +63,34 @@ class NetCDF3(Source):
         """The numbers of a box."""
         if 0 in chunk.shape:
             return np.empty(chunk.shape, self._variables[chunk.variable].dtype)
-        with LIBRARY:
+        if not self.path.exists() or identity(self.path) != self._identity:
+            raise DataError(f"{self.path}: the file has changed or vanished since it was opened; open it again")
+        with FILES.use(self, self._open_library) as file, LIBRARY:
             try:
-                if not self.path.exists() or identity(self.path) != self._identity:
-                    raise DataError(f"{self.path}: the file has changed or vanished since it was opened; open it again")
-                return np.asarray(self._library().variables[chunk.variable][chunk.slices or ...])
+                return np.asarray(file.variables[chunk.variable][chunk.slices or ...])
             except (OSError, RuntimeError) as error:
                 place = tuple(s.start for s in chunk.slices)
                 raise DataError(f"{self.path}: cannot read '{chunk.variable}' at {place}: {error}") from None
 
     def fingerprint(self) -> str:
-        """A hash of the name, the size, both ends of the file and the variables; a copy has the same."""
-        return digest([self.name, self._identity[0], ends(self.path), self.describe()])
+        """A hash of the name, the size, samples of the bytes and the variables; a copy has the same."""
+        return digest([self.name, self._identity[0], sampled(self.path), self.describe()])
 
-    def _library(self):
+    def _open_library(self):
         import netCDF4
 
-        if self._file is None:
+        with LIBRARY:
             try:
-                self._file = netCDF4.Dataset(self.path)
+                file = netCDF4.Dataset(self.path)
             except (OSError, RuntimeError) as error:
                 raise DataError(f"{self.path}: not a NetCDF file, or truncated ({error})") from None
             # Packed and missing numbers are decoded by the data set.
-            self._file.set_auto_maskandscale(False)
-            self._file.set_auto_chartostring(False)
-        return self._file
+            file.set_auto_maskandscale(False)
+            file.set_auto_chartostring(False)
+            return file
 
     def _refuse_truncated(self) -> None:
         # The library gives zeros for what is beyond the end of a classic file.
         least = sum(int(np.prod(v.shape, dtype=np.int64)) * v.dtype.itemsize for v in self._variables.values())
         if self._identity[0] < least:
             raise DataError(f"{self.path}: truncated: {self._identity[0]} bytes, its variables need {least}")
-
-    def __del__(self):
-        if getattr(self, "_file", None) is not None:
-            with LIBRARY:
-                self._file.close()  # pyright: ignore[reportOptionalMemberAccess]
-
-    def __getstate__(self):
-        return self.__dict__ | {"_file": None}

@@ -4,13 +4,13 @@ import glob
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ._cf import decode_time, decoded, is_time, relabelled
+from ._cf import decode_time, decoded, finest_dates, is_time, relabelled
 from ._dataset import TIME_NAMES, Coordinate, Dataset
 from ._hdf5 import HDF5
 from ._join import join, refuse_bad_times
@@ -25,6 +25,7 @@ from ._zarr import MARKS, Zarr
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 NETCDF_SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
+SUFFIXES = (*NETCDF_SUFFIXES, ".h5", ".hdf5", ".zarr", ".npy", ".npz", ".pt", ".pth")
 FOREIGN = {
     b"GRIB": "GRIB: open it with xarray and cfgrib, and pass the xarray Dataset to sciml.open",
     b"MATLAB 5": "MATLAB 5: read it with scipy.io.loadmat and save the arrays with numpy.savez",
@@ -57,13 +58,31 @@ def open(
     """
     if layout not in (None, "plain", *LAYOUTS):
         raise ValueError(f"layout must be 'plain' or one of {', '.join(LAYOUTS)}, got {layout!r}")
-    found = _expand(path)
     parts, labels = [], []
-    for item in found:
-        source = item if isinstance(item, Source) else _source(item, group, absent)
-        labels.append(str(getattr(source, "path", None) or getattr(source, "name", type(source).__name__)))
-        parts.append(_dataset(source, labels[-1], layout))
+    for part, label in parts_of(path, group, absent, layout):
+        _refuse_bad_times(part, label)
+        parts.append(part)
+        labels.append(label)
     return join(parts, labels, along)
+
+
+def parts_of(
+    path: Any, group: str | None = None, absent: str = "error", layout: str | None = None
+) -> Iterator[tuple[Dataset, str]]:
+    """The data set of each file and its name for errors, whatever their times are like. Arguments as in `open`."""
+    try:
+        for item in _expand(path):
+            source = item if isinstance(item, Source) else _source(item, group, absent)
+            label = str(getattr(source, "path", None) or getattr(source, "name", type(source).__name__))
+            yield _dataset(source, label, layout), label
+    except PermissionError as error:
+        raise DataError(f"{error.filename}: no permission to read it; see its owner and mode (ls -l)") from None
+
+
+def _refuse_bad_times(part: Dataset, label: str) -> None:
+    for name, coord in part.coords.items():
+        if coord.dims == (name,) and _is_time_axis(name, coord):
+            refuse_bad_times(name, coord.values, label)
 
 
 def _expand(path: Any) -> list[Any]:
@@ -92,16 +111,17 @@ def _expand_path(path: str | os.PathLike) -> list[Path]:
     here = Path(text)
     if here.is_dir() and not any((here / mark).exists() for mark in MARKS):
         inside = sorted((p for p in here.iterdir() if not p.name.startswith(".")), key=lambda p: _natural(str(p)))
-        known = [p for p in inside if _kind_of(p) is not None]
+        # A file that is named like data but is none must not be left out unseen.
+        known = [p for p in inside if _kind_of(p) is not None or p.suffix in SUFFIXES]
         if not known:
-            raise DataError(f"{here}: neither a Zarr store nor a folder of data files")
+            raise DataError(f"{here}: neither a Zarr store nor a folder of data files ({', '.join(SUFFIXES)})")
         return known
     return [here]
 
 
 def _natural(text: str) -> list[Any]:
     """Sorts run_2 before run_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _is_xarray(value: Any) -> bool:
@@ -146,7 +166,7 @@ def _source(item: Any, group: str | None, absent: str) -> Source:
     if _is_xarray(item):
         return XArray(item if hasattr(item, "data_vars") else item.to_dataset(name=item.name or "data"))
     kind = _kind_of(item)
-    if group is not None and kind not in ("hdf5", "netcdf4", "zarr"):
+    if group is not None and kind not in (None, "hdf5", "netcdf4", "zarr"):
         raise DataError(f"{item}: has no groups; leave out group={group!r}")
     if kind == "zarr":
         return Zarr(item, group, absent)
@@ -168,7 +188,7 @@ def _unknown(path: Path) -> str:
     for magic, remedy in FOREIGN.items():
         if head.startswith(magic):
             return f"{path}: {remedy}"
-    if path.suffix in (".h5", ".hdf5", ".nc", ".nc4"):
+    if path.suffix in (".h5", ".hdf5", *NETCDF_SUFFIXES):
         return f"{path}: not an HDF5 or NetCDF file, or truncated (it begins with {head[:8]!r}); copy it again"
     return f"{path}: unknown format (it begins with {head[:8]!r}); expected HDF5, NetCDF, Zarr, .npy, .npz or .pt"
 
@@ -194,9 +214,6 @@ def _dataset(source: Source, label: str, layout: str | None) -> Dataset:
         if 0 in array.shape:
             dim = array.dims[array.shape.index(0)]
             raise DataError(f"{label}: '{name}' is empty: '{dim}' has no entries; leave the file or the variable out")
-    for name, coord in content.coords.items():
-        if coord.dims == (name,) and _is_time_axis(name, coord):
-            refuse_bad_times(name, coord.values, label)
     attributes = dict(source.attributes) | dict(content.attributes) | ({"skipped": skipped} if skipped else {})
     return Dataset(content.arrays, content.coords, attributes, (source,))
 
@@ -213,7 +230,7 @@ def _described(source: XArray):
     coords = {}
     for name, variable in source.dataset.coords.items():
         values = np.asarray(variable.values)
-        values = values.astype("datetime64[ns]") if values.dtype.kind == "M" else values
+        values = finest_dates(values) if values.dtype.kind == "M" else values
         coords[str(name)] = Coordinate(tuple(map(str, variable.dims)), values, dict(variable.attrs))
     return {n: Stored(source, n) for n in source.variables()}, coords
 

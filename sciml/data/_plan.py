@@ -1,4 +1,4 @@
-"""What is read for a run of rows, and where in it each row's frames lie: the geometry of samples, windows and patches."""
+"""What is read for a run of rows, and where in it the frames of each lie: the geometry of samples, windows, patches."""
 
 import math
 from dataclasses import dataclass, replace
@@ -284,7 +284,7 @@ def _series(dataset: Dataset):
     for name in names:
         array = arrays[name]
         by_sample, by_time = sample is not None and sample in array.dims, window.dim in array.dims
-        front = tuple(d for d, has in ((sample, by_sample), (window.dim, by_time)) if has)
+        front = (*((sample,) if sample is not None and by_sample else ()), *((window.dim,) if by_time else ()))
         feeds.append(Feed(name, _in_front(array, front), by_sample, by_time))
     frames = np.arange(window.inputs + window.targets) * window.steps
     outputs = [

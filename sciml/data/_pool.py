@@ -1,7 +1,8 @@
 """A pool of decoded blocks in memory: read by threads, gathered into batches."""
 
 import math
-import sys
+import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 
 from ._plan import Output, Plan
 from ._source import DataError
-
 
 # JAX takes an array on the host without a copy if it begins at such an address.
 ALIGNMENT = 64
@@ -43,27 +43,35 @@ class Memory:
         self.free.extend(buffers)
 
 
-class Fresh:
-    """Buffers for batches, each used again only when nothing refers to it any more.
+class _Lease:
+    """What an array and all its views refer to, so that its end is the end of the last of them."""
 
-    JAX may use the memory of an array on the host as its own, for as long as it keeps a reference to it; so the count of
-    references tells when a buffer is free. New memory for each batch would cost more than filling it.
+    def __init__(self, memory: np.ndarray):
+        self.__array_interface__ = memory.__array_interface__
+
+
+class Fresh:
+    """Memory for batches: what an array held is used again only when nothing refers to that array any more.
+
+    JAX may take the memory of an array on the host as its own, for as long as it keeps a reference to it. New memory for
+    each batch would cost more than filling it, since the system clears it first.
     """
 
     def __init__(self, most: int):
         self._most = most
-        self._buffers: list[np.ndarray] = []
+        self._free: dict[int, deque[np.ndarray]] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array that nobody else holds, with arbitrary contents."""
         nbytes = math.prod(shape) * dtype.itemsize
-        for buffer in self._buffers:
-            # The list, the loop's name and the argument of the call.
-            if buffer.nbytes == nbytes + ALIGNMENT and sys.getrefcount(buffer) == 3:
-                return _aligned(buffer, nbytes).view(dtype).reshape(shape)
-        buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
-        self._buffers = [*self._buffers[-self._most + 1 :], buffer]
-        return _aligned(buffer, nbytes).view(dtype).reshape(shape)
+        free = self._free.setdefault(nbytes, deque(maxlen=self._most))
+        try:
+            buffer = free.pop()
+        except IndexError:
+            buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+        lease = _Lease(_aligned(buffer, nbytes))
+        weakref.finalize(lease, free.append, buffer).atexit = False
+        return np.asarray(lease).view(dtype).reshape(shape)
 
 
 class Pool:

@@ -14,7 +14,7 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 
 
 def mix(*words: Any) -> np.ndarray:
-    """A 64-bit hash of whole numbers or arrays of them (the finaliser of SplitMix64; Steele, Lea & Flood, OOPSLA 2014)."""
+    """A 64-bit hash of whole numbers, or arrays of them (the finaliser of SplitMix64; Steele et al., OOPSLA 2014)."""
     state: np.ndarray = np.zeros((), np.uint64)
     with np.errstate(over="ignore"):
         for word in words:
@@ -52,8 +52,8 @@ def shuffled(n: int, key: int, first: int = 0) -> np.ndarray:
 class Order:
     """How the rows of an epoch follow each other.
 
-    Rows are numbered through segments (files, trajectories), each cut into blocks of `block` rows, the last of a segment
-    shorter. An epoch permutes the blocks; `pool` consecutive rows of that sequence are permuted among themselves. Of a
+    Rows are numbered through segments (files, trajectories), each cut into blocks of `block` rows, the last of a
+    segment shorter. An epoch permutes the blocks; `pool` consecutive rows of that sequence are permuted among themselves. Of a
     pool that is not the last, each of `lanes` equal parts is permuted by itself and gives each batch an equal share, so
     that a process that holds some rows of the batch reads some blocks of the pool.
     """

@@ -4,13 +4,14 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .._progress import track
 from .._save import write_atomically
 from ._cf import Unpack, _seconds
 from ._dataset import Dataset
@@ -80,7 +81,7 @@ class Statistics:
         rows: list[tuple[str, ...]] = [("", "count", "missing", *heads, "")]
         for name, m in self.variables.items():
             notes = [m.units] * bool(m.units) + ["by area"] * m.area
-            notes += [f"log(x + {m.log_offset:.4g})"] * (m.log_offset is not None)
+            notes += [] if m.log_offset is None else [f"log(x + {m.log_offset:.4g})"]
             for index in np.ndindex(m.count.shape):
                 inside = ", ".join(self._label(d, i) for d, i in zip(m.dims, index))
                 numbers = [m.mean, m.std, m.min, m.max, m.rms, m.difference_std]
@@ -196,11 +197,11 @@ def statistics(
     threads = threads or min(8, os.cpu_count() or 1)
     variables = {}
     for work in works:
-        track = _track(f"statistics of {work.name}", progress)
+        tracked = partial(track, text=f"statistics of {work.name}", shown=progress)
         if work.name in offsets:
             offset = offsets[work.name]
-            work = replace(work, offset=_offset(work, threads, track) if offset is None else offset)
-        values, changes = tallies(work, threads, track)
+            work = replace(work, offset=_offset(work, threads, tracked) if offset is None else offset)
+        values, changes = tallies(work, threads, tracked)
         variables[work.name] = _moments(work, values, changes, dataset, labels)
     lag = next((w.lag for w in works if w.time is not None), 1)
     found = Statistics(variables, time, lag, labels)
@@ -338,7 +339,7 @@ def _mean_and_std(tally: Tally) -> tuple[np.ndarray, np.ndarray]:
     return np.where(constant, tally.least, tally.mean), np.where(constant, 0, np.sqrt(tally.squares / weight))
 
 
-# The cache and the terminal.
+# The cache.
 
 
 def _key(dataset: Dataset, works: list[Work], offsets: Mapping[str, float | None]) -> str:
@@ -367,13 +368,3 @@ def _has_own_function(array: Lazy) -> bool:
     inner = getattr(array, "inner", None)
     parts = getattr(array, "parts", ()) if inner is None else (inner,)
     return any(_has_own_function(p) for p in parts)
-
-
-def _track(text: str, shown: bool) -> Callable[[Sequence], Iterator]:
-    """Goes through a sequence with a progress bar, where it is a terminal."""
-    if not (shown and sys.stderr.isatty()):
-        return iter
-    from rich.console import Console
-    from rich.progress import track
-
-    return lambda boxes: iter(track(boxes, text, console=Console(stderr=True), transient=True))

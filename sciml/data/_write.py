@@ -4,13 +4,14 @@ import contextlib
 import errno
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ._content import Content, chunk_shape, content_of_dataset, content_of_recipe
+from .._progress import bars
+from ._content import Content, chunk_shape, content_of_recipe
+from ._copy import content_of_dataset
 from ._dataset import Dataset
 from ._formats import FORMATS, LAYOUTS, check_options, open_store, write_coordinates
 from ._recipe import Recipe
@@ -54,12 +55,12 @@ def write(
     check_options(format, compression)
     _refuse_foreign_folder(path, format)
     work = path.parent / f".{path.name}.partial"
-    with _disk_errors(path, work), _working_folder(work), _bar(progress) as bar:
+    with _disk_errors(path, work), _working_folder(work), bars(progress) as bar:
         if isinstance(data, Recipe):
             content = content_of_recipe(data, work / "parts", bar)
         else:
             _remove(work / "parts")
-            content = content_of_dataset(data)
+            content = content_of_dataset(data, work / "scratch", bar)
         _remove(work / "whole")
         _assemble(content, work / "whole", format, layout, chunks, compression, bar)
         _sync(work / "whole")
@@ -96,8 +97,8 @@ def _assemble(content: Content, path: Path, format, layout, chunks, compression,
         if layout is None:
             write_coordinates(store, content)
         check()
-        for start, arrays in content.blocks(shapes):
-            put(store, content, start, arrays)
+        for corner, arrays in content.blocks(shapes, layout is not None):
+            put(store, content, corner, arrays)
             check()
             advance(sum(a.size for a in arrays.values()))
 
@@ -137,32 +138,6 @@ def _working_folder(work: Path) -> Iterator[None]:
         yield
     if work.exists() and not (work / "parts").exists():
         _remove(work)
-
-
-@contextlib.contextmanager
-def _bar(shown: bool) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """Gives a function that begins a bar of a total and returns the one that advances it."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda text, total: lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-
-        def begin(text, total):
-            task = progress.add_task(text, total=total)
-            return lambda count: progress.advance(task, count)
-
-        yield begin
 
 
 def _move(made: Path, path: Path, work: Path) -> None:

@@ -5,13 +5,14 @@ import itertools
 import os
 import struct
 import threading
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ._hdf5 import invented_dims, plain
+from ._hdf5 import invented_dims, plain, sampled
 from ._source import Chunk, DataError, Source, Variable, digest
 
 MARKS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
@@ -29,7 +30,7 @@ class Zarr(Source):
         if absent not in ("error", "fill"):
             raise ValueError(f"absent must be 'error' or 'fill', got {absent!r}")
         self.path, self.name, self.absent = Path(path), Path(path).name, absent
-        self._prefix = "" if group is None else group.strip("/") + "/"
+        self._group = "" if group is None else group.strip("/")
         self._lock = threading.Lock()
         self._stores: dict[str, Any] = {}
         self._arrays, self.groups, self.attributes = self._scan()
@@ -62,24 +63,35 @@ class Zarr(Source):
             raise DataError(f"{self.path}: cannot read '{name}' at {place}, a chunk is damaged: {reason}") from None
 
     def fingerprint(self) -> str:
-        """A hash of the name, the variables and their metadata, and the number and sizes of the files of the store."""
+        """A hash of the name, the variables and their metadata, the number of files, their sizes, and samples of some."""
         metadata = {n: a.metadata.to_dict() for n, a in self._arrays.items()}
-        return digest([self.name, self.describe(), metadata, _sizes(self.path)])
+        return digest([self.name, self.describe(), metadata, _marks(self.path)])
 
     def _scan(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
         """The arrays, the attributes of the groups, and those of the root."""
         import zarr
 
         try:
-            node = zarr.open(self._zarr_store(), path=self._prefix.rstrip("/"), mode="r")
+            node = zarr.open(self._zarr_store(), path=_root(self.path), mode="r")
+            if self._group:
+                node = self._inside(node)
             if isinstance(node, zarr.Array):
                 return {node.basename or "data": node}, {}, {}
             members = sorted(node.members(max_depth=None))
             arrays = {n: a for n, a in members if isinstance(a, zarr.Array)}
             groups = {n: _attributes(g) for n, g in members if isinstance(g, zarr.Group)}
             return arrays, groups, _attributes(node)
+        except DataError:
+            raise
         except Exception as error:
             raise DataError(f"{self.path}: not a Zarr store, or damaged ({type(error).__name__}: {error})") from None
+
+    def _inside(self, node):
+        """The group that was asked for."""
+        there = sorted(node) if hasattr(node, "members") else []
+        if not there or self._group not in node:
+            raise DataError(f"{self.path}: no group '{self._group}'; there are {', '.join(there) or 'none'}")
+        return node[self._group]
 
     def _zarr_store(self):
         from zarr.storage import LocalStore, ZipStore
@@ -151,7 +163,16 @@ class Zarr(Source):
         )
 
     def __reduce__(self):
-        return type(self), (self.path, self._prefix.rstrip("/") or None, self.absent)
+        return type(self), (self.path, self._group or None, self.absent)
+
+
+def _root(path: Path) -> str:
+    """Where in an archive the store lies: an archive of a folder has the folder's name, too."""
+    if not path.is_file():
+        return ""
+    with zipfile.ZipFile(path) as archive:
+        folders = [name.rpartition("/")[0] for name in archive.namelist() if name.rpartition("/")[2] in MARKS]
+    return min(folders, key=len, default="")
 
 
 def _attributes(node) -> dict[str, Any]:
@@ -186,9 +207,10 @@ def _exists(place) -> bool:
     return bool(sync(place.exists()))
 
 
-def _sizes(path: Path) -> list[int]:
-    """The number of files of a store and their bytes together."""
+def _marks(path: Path) -> list[Any]:
+    """The number of files of a store, their bytes together, and samples of up to 64 of them."""
     if path.is_file():
-        return [1, path.stat().st_size]
-    sizes = [entry.stat().st_size for entry in path.rglob("*") if entry.is_file()]
-    return [len(sizes), sum(sizes)]
+        return [1, path.stat().st_size, sampled(path)]
+    files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+    some = files[:: max(1, len(files) // 64)]
+    return [len(files), sum(f.stat().st_size for f in files), [sampled(f) for f in some]]

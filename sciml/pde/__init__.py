@@ -8,9 +8,11 @@ from ._condition import periodic as periodic
 from ._condition import value as value
 from ._derivatives import Laplacian as Laplacian
 from ._derivatives import derivatives as derivatives
+from ._differences import grid_derivative as grid_derivative
 from ._domain import Box as Box
 from ._domain import Domain as Domain
 from ._domain import Region as Region
+from ._grid import grid_residuals as grid_residuals
 from ._pde import PDE as PDE
 from ._points import adaptive as adaptive
 from ._shapes import Ball as Ball

@@ -130,8 +130,8 @@ def assess(
     mask: Array | None,
 ) -> dict[str, dict[str, Any]]:
     """For every term its residual (within `core` of the first axis) and sums of squares over the points where it is
-    finite: of the residual, of what derivatives from every second point change, of what the rounding of the data changes,
-    and of each argument's part. May be traced.
+    finite: of the residual, of what derivatives from every second point change, of what the rounding of the data
+    changes, and of each argument's part. May be traced.
     """
     make = functools.partial(Evaluation, equations, axes, order=order, spectral=spectral)
     full, coarse = make(values), make(values, coarse=True)

@@ -1,0 +1,331 @@
+"""Reading shuffled batches from files: sciml against the usual ways, on the same files, in one run.
+
+    python benchmarks/loading.py [--rounds 5]
+
+Needs the extra `peers` (torch, the_well, xbatcher, dask). The files have 4096 samples of two fields of 32 x 32 in
+float32, 32 MiB for the one and 32 MiB for the other: sums of 48 random waves, so that they compress as data do (gzip to
+about 0.9), in chunks of 8 samples. Each measurement is one epoch of batches of 32 in a process of its own, from the
+first request to the last batch; imports, the opening of files and the start of worker processes do not count. The ways
+are measured in turn, so that a drift of the machine's speed meets them all; medians of the rounds. Warm: the file is in
+the page cache. Cold: it has been put out of it. Writes benchmarks/loading.json.
+
+sciml has 16 MiB for all that it reads ahead, a quarter of the file, so that it cannot keep the data in memory, as with
+data that are larger than the memory; `sciml, in memory` has the default of 512 MiB, of which the first epoch is measured.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+SAMPLES, SIDE, CHUNK, BATCH = 4096, 32, 8, 32
+TRAJECTORIES, TIMES = 64, 65  # of The Well's layout: 4096 windows of one frame and its successor
+MEMORY = 16 * 2**20
+RATIOS = {
+    "torch DataLoader over h5py (best worker count)": ("sciml, HDF5 gzip", 8),
+    "The Well's WellDataset (best worker count)": ("sciml, The Well's layout", 15),
+    "xarray isel per batch, NetCDF-4": ("sciml, NetCDF-4", 10),
+    "xbatcher, NetCDF-4": ("sciml, NetCDF-4", 10),
+    "zarr-python one by one, Zarr 3": ("sciml, Zarr 3", 10),
+}
+LIMITS = {
+    "h5py, whole chunks in order": "sciml, HDF5 gzip",
+    "sciml's reader, whole chunks in order, same threads": "sciml, HDF5 gzip",
+}
+
+
+def fields(samples: int, seed: int) -> np.ndarray:
+    """Sums of random plane waves, (samples, SIDE, SIDE)."""
+    random = np.random.default_rng(seed)
+    x = np.arange(SIDE) / SIDE
+    out = np.zeros((samples, SIDE, SIDE), np.float32)
+    for _ in range(48):
+        kx, ky = random.integers(-8, 9, (2, samples, 1, 1))
+        phase = random.uniform(0, 2 * np.pi, (samples, 1, 1))
+        out += np.cos(2 * np.pi * (kx * x[:, None] + ky * x) + phase) / (1 + np.hypot(kx, ky))
+    return out
+
+
+def make_files(folder: Path) -> None:
+    """The same numbers in each format."""
+    import h5py
+    import xarray as xr
+    import zarr
+
+    arrays = {"a": fields(SAMPLES, 0), "u": fields(SAMPLES, 1)}
+    chunks = (CHUNK, SIDE, SIDE)
+    with h5py.File(folder / "data.h5", "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=chunks, compression="gzip", compression_opts=4, shuffle=True)
+    dataset = xr.Dataset({n: (("sample", "x", "y"), a) for n, a in arrays.items()})
+    packing = {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": chunks}
+    dataset.to_netcdf(folder / "data.nc", engine="netcdf4", encoding={n: packing for n in arrays})
+    group = zarr.create_group(folder / "data.zarr", zarr_format=3)
+    for name, array in arrays.items():
+        group.create_array(name, data=array, chunks=chunks, dimension_names=("sample", "x", "y"))
+    make_the_well(folder / "well" / "data" / "train")
+
+
+def make_the_well(folder: Path) -> None:
+    """Trajectories of one scalar field in The Well's layout, not compressed, as it is published."""
+    import sciml
+
+    values = fields(TRAJECTORIES * TIMES, 2).reshape(TRAJECTORIES, TIMES, SIDE, SIDE)
+    source = sciml.open(_as_xarray(values))
+    folder.mkdir(parents=True)
+    sciml.data.write(source, folder / "waves.hdf5", layout="the_well", compression=None, progress=False)
+
+
+def _as_xarray(values):
+    import xarray as xr
+
+    x = np.arange(SIDE) / SIDE
+    coords = {"time": np.arange(values.shape[1], dtype=float)}
+    coords |= {d: (d, x, {"boundary": "periodic"}) for d in "xy"}
+    return xr.Dataset({"w": (("sample", "time", "x", "y"), values)}, coords=coords)
+
+
+# The ways: each gives the batches of one epoch.
+
+
+def by_sciml(path: Path, memory: int = MEMORY, windows: bool = False) -> Iterable:
+    """Shuffled batches on the device."""
+    import jax
+
+    import sciml
+
+    jax.device_put(np.zeros(1)).block_until_ready()
+    data = sciml.open(path)
+    data = data.windows(1, 1) if windows else data["a", "u"]
+    return data.batches(BATCH, memory=memory)
+
+
+def by_torch(path: Path, workers: int) -> Iterable:
+    """A map-style data set that opens the file once in each worker."""
+    import h5py
+    import torch
+
+    class Pairs(torch.utils.data.Dataset):
+        file = None
+
+        def __len__(self):
+            return SAMPLES
+
+        def __getitem__(self, index):
+            if self.file is None:
+                self.file = h5py.File(path, "r")
+            return self.file["a"][index], self.file["u"][index]
+
+    return _loader(Pairs(), workers)
+
+
+def by_the_well(path: Path, workers: int) -> Iterable:
+    """The Well's own data set, which opens the file for each sample."""
+    from the_well.data import WellDataset
+
+    return _loader(WellDataset(path=str(path), n_steps_input=1, n_steps_output=1), workers)
+
+
+def _loader(dataset, workers: int) -> Iterable:
+    import torch
+
+    options = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        BATCH,
+        shuffle=True,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        **options,
+    )
+    if workers:
+        # The processes start with the first epoch.
+        for _ in loader:
+            pass
+    return loader
+
+
+def by_xarray(path: Path) -> Iterator:
+    """Random rows, in order within a batch."""
+    import xarray as xr
+
+    dataset = xr.open_dataset(path)
+    order = np.random.default_rng(0).permutation(SAMPLES)
+    for rows in order.reshape(-1, BATCH):
+        batch = dataset.isel(sample=np.sort(rows)).load()
+        yield batch.a.values, batch.u.values
+
+
+def by_xbatcher(path: Path) -> Iterator:
+    """Batches in order: xbatcher does not shuffle rows."""
+    import xarray as xr
+    import xbatcher
+
+    dataset = xr.open_dataset(path)
+    for batch in xbatcher.BatchGenerator(dataset, input_dims={"sample": BATCH, "x": SIDE, "y": SIDE}):
+        yield batch.a.values, batch.u.values
+
+
+def by_zarr(path: Path) -> Iterator:
+    """Random rows, one by one."""
+    import zarr
+
+    group = zarr.open_group(path, mode="r")
+    a, u = group["a"], group["u"]
+    order = np.random.default_rng(0).permutation(SAMPLES)
+    for rows in order.reshape(-1, BATCH):
+        yield np.stack([a[i] for i in rows]), np.stack([u[i] for i in rows])
+
+
+def by_h5py_in_order(path: Path) -> Iterator:
+    """The limit of h5py: each chunk read once, whole, into memory that is used again."""
+    import h5py
+
+    out = np.empty((BATCH, SIDE, SIDE), np.float32)
+    with h5py.File(path, "r") as file:
+        arrays = [file[n] for n in ("a", "u")]
+        for start in range(0, SAMPLES, BATCH):
+            for array in arrays:
+                for i in range(0, BATCH, CHUNK):
+                    rows = np.s_[start + i : start + i + CHUNK]
+                    array.read_direct(out, rows, np.s_[i : i + CHUNK])
+            yield out
+
+
+def by_reader_in_order(path: Path) -> Iterator:
+    """The limit of sciml's own reader: whole chunks in order, by as many threads as the batches have."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import sciml
+
+    data = sciml.open(path)
+    rows = 4 * BATCH
+    out = [np.empty((SAMPLES, SIDE, SIDE), np.float32) for _ in data.arrays]
+
+    def read(start):
+        box = (slice(start, start + rows), slice(0, SIDE), slice(0, SIDE))
+        for array, target in zip(data.arrays.values(), out):
+            array.read_into(box, target[box])
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(read, range(0, SAMPLES, rows)):
+            yield from [out] * (rows // BATCH)
+
+
+WAYS: dict[str, tuple[Callable[..., Iterable], str, tuple]] = {
+    "sciml, HDF5 gzip": (by_sciml, "data.h5", ()),
+    "sciml, HDF5 gzip, in memory": (by_sciml, "data.h5", (512 * 2**20,)),
+    "sciml, NetCDF-4": (by_sciml, "data.nc", ()),
+    "sciml, Zarr 3": (by_sciml, "data.zarr", ()),
+    "sciml, The Well's layout": (by_sciml, "well/data/train/waves.hdf5", (MEMORY, True)),
+    **{f"torch DataLoader over h5py, {w} workers": (by_torch, "data.h5", (w,)) for w in (0, 1, 2, 4)},
+    **{f"The Well's WellDataset, {w} workers": (by_the_well, "well/data/train", (w,)) for w in (0, 1, 2, 4)},
+    "xarray isel per batch, NetCDF-4": (by_xarray, "data.nc", ()),
+    "xbatcher, NetCDF-4": (by_xbatcher, "data.nc", ()),
+    "zarr-python one by one, Zarr 3": (by_zarr, "data.zarr", ()),
+    "h5py, whole chunks in order": (by_h5py_in_order, "data.h5", ()),
+    "sciml's reader, whole chunks in order, same threads": (by_reader_in_order, "data.h5", ()),
+}
+
+
+def measure(way: str, folder: Path, cold: bool) -> float:
+    """Samples per second of one epoch, in this process."""
+    function, name, options = WAYS[way]
+    batches = function(folder / name, *options)
+    if cold:
+        evict(folder / name)
+    started, count = time.perf_counter(), 0
+    for batch in batches:
+        count += 1
+        if way.startswith("sciml, "):
+            batch[0].block_until_ready()
+    seconds = time.perf_counter() - started
+    if count != SAMPLES // BATCH:
+        raise RuntimeError(f"{way}: {count} batches, expected {SAMPLES // BATCH}")
+    return SAMPLES / seconds
+
+
+def evict(path: Path) -> None:
+    """Puts a file or a folder out of the page cache."""
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def in_new_process(way: str, folder: Path, cold: bool) -> float:
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, "--one", way, "--folder", str(folder), *(["--cold"] if cold else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{way}: {done.stderr}")
+    return float(done.stdout.split()[-1])
+
+
+def best_workers(found: dict[str, float], prefix: str) -> str:
+    """The name of the fastest of the ways that differ in the number of workers."""
+    return max((n for n in found if n.startswith(prefix)), key=lambda n: found[n])
+
+
+def summarise(found: dict[str, float]) -> dict[str, dict]:
+    """The ratios that the issue asks for."""
+    out = {}
+    for peer, (own, target) in RATIOS.items():
+        name = best_workers(found, peer.partition(" (best")[0])
+        out[peer] = {"ours": own, "theirs": name, "ratio": round(found[own] / found[name], 1), "target": target}
+    for limit, own in LIMITS.items():
+        out[f"share of: {limit}"] = {"ours": own, "ratio": round(found[own] / found[limit], 2), "target": 0.7}
+    return out
+
+
+def main(rounds: int) -> None:
+    """All ways, warm and cold."""
+    report: dict = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_files(folder)
+        report["file MiB"] = round((folder / "data.h5").stat().st_size / 2**20, 1)
+        for state in ("warm", "cold"):
+            speeds: dict[str, list[float]] = {way: [] for way in WAYS}
+            for _ in range(rounds if state == "warm" else max(1, rounds // 2)):
+                for way in WAYS:
+                    speeds[way].append(in_new_process(way, folder, state == "cold"))
+            medians = {way: round(statistics.median(values)) for way, values in speeds.items()}
+            report[state] = {"samples/s": medians, "ratios": summarise(medians)}
+            for way, value in medians.items():
+                print(f"{state}: {way:<52} {value:>9,} samples/s", flush=True)
+            for what, entry in report[state]["ratios"].items():
+                print(f"{state}: {what:<60} {entry['ratio']:>6}  (target {entry['target']})", flush=True)
+    report |= {"date": datetime.date.today().isoformat(), "rounds": rounds, "versions": versions()}
+    Path(__file__).with_name("loading.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def versions() -> dict:
+    """What the figures depend on."""
+    from importlib.metadata import version
+
+    names = ("jax", "numpy", "h5py", "netCDF4", "zarr", "tensorstore", "xarray", "torch", "the_well", "xbatcher")
+    return {n: version(n) for n in names} | {"python": platform.python_version(), "cpus": os.cpu_count()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--one")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--cold", action="store_true")
+    options = parser.parse_args()
+    if options.one:
+        print(measure(options.one, options.folder, options.cold))
+    else:
+        main(options.rounds)
