@@ -9,8 +9,8 @@ first request to the last batch; imports, the opening of files and the start of 
 are measured in turn, so that a drift of the machine's speed meets them all; medians of the rounds. Warm: the file is in
 the page cache. Cold: it has been put out of it. Writes benchmarks/loading.json.
 
-sciml has 16 MiB for all that it reads ahead, a quarter of the file, so that it cannot keep the data in memory, as with
-data that are larger than the memory; `sciml, in memory` has the default of 512 MiB, of which the first epoch is measured.
+sciml has 16 MiB for all that it reads ahead, half of the numbers, so that it cannot keep the data in memory, as with
+data that are larger than the memory; `in memory` has the default of 512 MiB, and its first epoch is measured.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from pathlib import Path
 
 import numpy as np
 
-SAMPLES, SIDE, CHUNK, BATCH = 4096, 32, 8, 32
+SAMPLES, SIDE, CHUNK, BATCH = 4096, 64, 8, 32
 TRAJECTORIES, TIMES = 64, 65  # of The Well's layout: 4096 windows of one frame and its successor
-MEMORY = 16 * 2**20
+MEMORY = 32 * 2**20
 RATIOS = {
     "torch DataLoader over h5py (best worker count)": ("sciml, HDF5 gzip", 8),
     "The Well's WellDataset (best worker count)": ("sciml, The Well's layout", 15),
@@ -112,21 +112,24 @@ def by_sciml(path: Path, memory: int = MEMORY, windows: bool = False) -> Iterabl
 
 def by_torch(path: Path, workers: int) -> Iterable:
     """A map-style data set that opens the file once in each worker."""
-    import h5py
-    import torch
+    return _loader(Pairs(path), workers)
 
-    class Pairs(torch.utils.data.Dataset):
-        file = None
 
-        def __len__(self):
-            return SAMPLES
+class Pairs:
+    """Samples by number, as torch's DataLoader takes them."""
 
-        def __getitem__(self, index):
-            if self.file is None:
-                self.file = h5py.File(path, "r")
-            return self.file["a"][index], self.file["u"][index]
+    def __init__(self, path: Path):
+        self.path, self.file = path, None
 
-    return _loader(Pairs(), workers)
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, index):
+        import h5py
+
+        if self.file is None:
+            self.file = h5py.File(self.path, "r")
+        return self.file["a"][index], self.file["u"][index]
 
 
 def by_the_well(path: Path, workers: int) -> Iterable:
@@ -160,10 +163,13 @@ def by_xarray(path: Path) -> Iterator:
     import xarray as xr
 
     dataset = xr.open_dataset(path)
-    order = np.random.default_rng(0).permutation(SAMPLES)
-    for rows in order.reshape(-1, BATCH):
-        batch = dataset.isel(sample=np.sort(rows)).load()
-        yield batch.a.values, batch.u.values
+    found = (dataset.isel(sample=np.sort(rows)).load() for rows in shuffled_batches())
+    return ((batch.a.values, batch.u.values) for batch in found)
+
+
+def shuffled_batches() -> np.ndarray:
+    """The numbers of the rows of each batch of an epoch."""
+    return np.random.default_rng(0).permutation(SAMPLES).reshape(-1, BATCH)
 
 
 def by_xbatcher(path: Path) -> Iterator:
@@ -171,9 +177,8 @@ def by_xbatcher(path: Path) -> Iterator:
     import xarray as xr
     import xbatcher
 
-    dataset = xr.open_dataset(path)
-    for batch in xbatcher.BatchGenerator(dataset, input_dims={"sample": BATCH, "x": SIDE, "y": SIDE}):
-        yield batch.a.values, batch.u.values
+    batches = xbatcher.BatchGenerator(xr.open_dataset(path), input_dims={"sample": BATCH, "x": SIDE, "y": SIDE})
+    return ((batch.a.values, batch.u.values) for batch in batches)
 
 
 def by_zarr(path: Path) -> Iterator:
@@ -182,9 +187,7 @@ def by_zarr(path: Path) -> Iterator:
 
     group = zarr.open_group(path, mode="r")
     a, u = group["a"], group["u"]
-    order = np.random.default_rng(0).permutation(SAMPLES)
-    for rows in order.reshape(-1, BATCH):
-        yield np.stack([a[i] for i in rows]), np.stack([u[i] for i in rows])
+    return ((np.stack([a[i] for i in rows]), np.stack([u[i] for i in rows])) for rows in shuffled_batches())
 
 
 def by_h5py_in_order(path: Path) -> Iterator:
@@ -192,34 +195,38 @@ def by_h5py_in_order(path: Path) -> Iterator:
     import h5py
 
     out = np.empty((BATCH, SIDE, SIDE), np.float32)
-    with h5py.File(path, "r") as file:
-        arrays = [file[n] for n in ("a", "u")]
-        for start in range(0, SAMPLES, BATCH):
-            for array in arrays:
-                for i in range(0, BATCH, CHUNK):
-                    rows = np.s_[start + i : start + i + CHUNK]
-                    array.read_direct(out, rows, np.s_[i : i + CHUNK])
-            yield out
+    file = h5py.File(path, "r")
+
+    def read(start):
+        for array in (file["a"], file["u"]):
+            for i in range(0, BATCH, CHUNK):
+                array.read_direct(out, np.s_[start + i : start + i + CHUNK], np.s_[i : i + CHUNK])
+        return (out,)
+
+    return map(read, range(0, SAMPLES, BATCH))
 
 
 def by_reader_in_order(path: Path) -> Iterator:
-    """The limit of sciml's own reader: whole chunks in order, by as many threads as the batches have."""
+    """The limit of sciml's own reader: whole chunks in order, by as many threads as the batches have, into memory that
+    is used again.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     import sciml
 
-    data = sciml.open(path)
-    rows = 4 * BATCH
-    out = [np.empty((SAMPLES, SIDE, SIDE), np.float32) for _ in data.arrays]
+    arrays = sciml.open(path)["a", "u"].arrays.values()
+    rows, threads = 4 * BATCH, min(8, os.cpu_count() or 1)
+    memory = [np.ones((rows, SIDE, SIDE), np.float32) for _ in range(threads + 1)]
 
     def read(start):
-        box = (slice(start, start + rows), slice(0, SIDE), slice(0, SIDE))
-        for array, target in zip(data.arrays.values(), out):
-            array.read_into(box, target[box])
+        out = memory.pop()
+        for array in arrays:
+            array.read_into((slice(start, start + rows), slice(0, SIDE), slice(0, SIDE)), out)
+        memory.append(out)
+        return [(out,)] * (rows // BATCH)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(read, range(0, SAMPLES, rows)):
-            yield from [out] * (rows // BATCH)
+    executor = ThreadPoolExecutor(threads)
+    return (batch for batches in executor.map(read, range(0, SAMPLES, rows)) for batch in batches)
 
 
 WAYS: dict[str, tuple[Callable[..., Iterable], str, tuple]] = {

@@ -1,5 +1,6 @@
 """Batches of a data set on the devices: shuffled, read ahead, resumable at any step, sharded."""
 
+import copy
 import math
 import os
 import queue
@@ -202,10 +203,11 @@ class Batches:
         # Copies of the batch's first row fill up what is missing.
         places = permutation[np.where(mask, places, first)]
         pool.wait(places, self.skip_bad)
-        if pool.bad:
-            places, mask = self._replace(pool, places, mask, np.isin(pool.box_of[places], list(pool.bad)), "unreadable")
+        bad = np.isin(pool.box_of[places], list(pool.bad))
+        if bad.any():
+            places, mask = self._replace(pool, places, mask, bad, "unreadable")
         arrays = [pool.gather(output, places, fresh) for output in self._plan.outputs]
-        if not self.nan:
+        if not self.nan and pool.suspicious(places):
             bad = _missing(arrays)
             if bad.any() and not self.skip_bad:
                 self._refuse_missing(pool, arrays, places, bad)
@@ -216,7 +218,8 @@ class Batches:
 
     def _replace(self, pool: Pool, places, mask, bad, why: str):
         where = ", ".join(describe_rows(self._plan, r) for r in np.unique(pool.rows[places[bad]])[:4])
-        reason = f"{why}: {where}" + (f" ({next(iter(pool.bad.values()))})" if pool.bad else "")
+        errors = [str(pool.bad[box]) for box in pool.box_of[places[bad]].tolist() if box in pool.bad]
+        reason = f"{why}: {where}" + (f" ({errors[0]})" if errors else "")
         if bad.all():
             raise DataError(f"no row of a batch can be used; {reason}")
         if reason not in self.skipped:
@@ -247,7 +250,10 @@ class Reading:
         self.waited = 0.0  # seconds that `next` waited
         self._queue: queue.Queue = queue.Queue(batches.ahead)
         self._stop = threading.Event()
-        arguments = (batches, step, self._queue, self._stop, jax.config.read("jax_enable_x64"))
+        # The thread must not keep alive what owns this stream, or neither would ever end.
+        source = copy.copy(batches)
+        source._stream = None
+        arguments = (source, step, self._queue, self._stop, jax.config.read("jax_enable_x64"))
         self._thread = threading.Thread(target=_produce, args=arguments, daemon=True, name="sciml batches")
         self._finalizer = weakref.finalize(self, _halt, self._queue, self._stop, self._thread)
         self._thread.start()
@@ -400,15 +406,11 @@ def _scratch(array) -> int:
 
 
 def _missing(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Which rows hold NaN or infinity. A sum tells quickly that there is none."""
+    """Which rows hold NaN or infinity."""
     bad = np.zeros(len(arrays[0]), bool)
     for array in arrays:
-        if array.dtype.kind not in "fc":
-            continue
-        with np.errstate(all="ignore"):
-            if np.isfinite(array.sum(dtype=array.dtype)):
-                continue
-        bad |= ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if array.dtype.kind in "fc":
+            bad |= ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
     return bad
 
 

@@ -53,8 +53,8 @@ class _Lease:
 class Fresh:
     """Memory for batches: what an array held is used again only when nothing refers to that array any more.
 
-    JAX may take the memory of an array on the host as its own, for as long as it keeps a reference to it. New memory for
-    each batch would cost more than filling it, since the system clears it first.
+    JAX may take the memory of an array on the host as its own, for as long as it keeps a reference to it. New memory
+    for each batch would cost more than filling it, since the system clears it first.
     """
 
     def __init__(self, most: int):
@@ -93,7 +93,7 @@ class Pool:
         self.wanted = wanted
         rows = np.arange(count) - (self._ends - lengths)[self.box_of] + rects.rows[self.box_of, 0]
         self.rows, self.rects = rows, rects
-        self.first, self.frames, self._buffers, self._starts = [], [], [], []
+        self.first, self.frames, self._suspects, self._buffers, self._starts = [], [], [], [], []
         for feed in plan.feeds:
             counts = np.where(wanted, plan.frames(feed, rects), 0)
             fixed = not (feed.by_sample or feed.by_time)
@@ -104,6 +104,7 @@ class Pool:
             self._buffers.append(raw)
             flat = raw[: total * feed.frame_bytes].view(feed.dtype)
             self.frames.append(flat.reshape(total, *feed.frame))
+            self._suspects.append(np.zeros(total, bool))
             self._starts.append(starts)
         self._reads: dict[int, Future] = {}
         self._done = ~wanted
@@ -140,6 +141,11 @@ class Pool:
                 raise
             except OSError as error:
                 raise DataError(f"'{feed.name}': cannot read rows {self.rects.rows[number]}: {error}") from error
+            if target.dtype.kind in "fc":
+                # NaN and infinity survive a sum; here the numbers are still in the processor's cache.
+                with np.errstate(all="ignore"):
+                    sums = target.reshape(count, -1).sum(axis=1, dtype=target.dtype)
+                self._suspects[which][start : start + count] = ~np.isfinite(sums)
 
     def wait(self, places: np.ndarray, skip_bad: bool) -> None:
         """Waits until the rows at these places are there. Raises the DataError of a read, unless bad ones are skipped:
@@ -149,7 +155,7 @@ class Pool:
         if any(not (f.by_sample or f.by_time) for f in self.plan.feeds):
             # What all rows share is read with the first box.
             boxes = np.append(boxes, np.argmax(self.wanted))
-        for number in np.unique(boxes[~self._done[boxes]]).tolist():
+        for number in dict.fromkeys(boxes[~self._done[boxes]].tolist()):
             try:
                 self._reads[number].result()
                 self._done[number] = True
@@ -158,11 +164,20 @@ class Pool:
                     raise
                 self.bad[number] = error
 
+    def suspicious(self, places: np.ndarray) -> bool:
+        """Whether rows at these places may hold NaN or infinity: what was read for one of them does, or their sum is too
+        large.
+        """
+        return any(self._suspects[o.feed][self._index(o, places)].any() for o in self.plan.outputs)
+
+    def _index(self, output: Output, places: np.ndarray) -> np.ndarray:
+        """The numbers of the frames of rows, (row,) or (row, frame)."""
+        index = self.first[output.feed][places]
+        return index if output.offsets is None else index[:, None] + output.offsets
+
     def gather(self, output: Output, places: np.ndarray, fresh: Fresh) -> np.ndarray:
         """The rows at these places as an array of the batch, a copy."""
-        index, frames = self.first[output.feed][places], self.frames[output.feed]
-        if output.offsets is not None:
-            index = index[:, None] + output.offsets
+        index, frames = self._index(output, places), self.frames[output.feed]
         feed = self.plan.feeds[output.feed]
         out = fresh.empty(self.plan.shape(output, len(places)), frames.dtype)
         if self.plan.tiles == 1:

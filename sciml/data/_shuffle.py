@@ -5,12 +5,14 @@ be found at once, on any machine, without what came before.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 _MASK = 0xFFFFFFFFFFFFFFFF
+# Up to this many numbers a table of the permutation is less work than its rounds.
+TABLE = 2**16
 
 
 def mix(*words: Any) -> np.ndarray:
@@ -26,13 +28,20 @@ def mix(*words: Any) -> np.ndarray:
     return np.asarray(state)
 
 
+@lru_cache(maxsize=4)
+def _tables(n: int, key: int) -> tuple[np.ndarray, np.ndarray]:
+    """A permutation of range(n) and its inverse."""
+    there = shuffled(n, key)
+    return there, np.argsort(there)
+
+
 def permute(numbers: np.ndarray, n: int, key: int, inverse: bool = False) -> np.ndarray:
-    """Where a permutation of range(n) takes `numbers`, without making the permutation: the swap-or-not shuffle
+    """Where a permutation of range(n) takes `numbers`. A large one is not made as a whole: the swap-or-not shuffle
     (Hoang, Morris & Rogaway, CRYPTO 2012).
     """
     x = np.asarray(numbers, np.int64)
-    if n < 2:
-        return x.copy()
+    if n <= TABLE:
+        return _tables(n, key)[int(inverse)][x]
     rounds = np.arange(6 * n.bit_length() + 24)
     pivots = (mix(key, rounds) % np.uint64(n)).astype(np.int64)
     order = zip(rounds[::-1], pivots[::-1]) if inverse else zip(rounds, pivots)
@@ -53,9 +62,9 @@ class Order:
     """How the rows of an epoch follow each other.
 
     Rows are numbered through segments (files, trajectories), each cut into blocks of `block` rows, the last of a
-    segment shorter. An epoch permutes the blocks; `pool` consecutive rows of that sequence are permuted among themselves. Of a
-    pool that is not the last, each of `lanes` equal parts is permuted by itself and gives each batch an equal share, so
-    that a process that holds some rows of the batch reads some blocks of the pool.
+    segment shorter. An epoch permutes the blocks; `pool` consecutive rows of that sequence are permuted among
+    themselves. Of a pool that is not the last, each of `lanes` equal parts is permuted by itself and gives each batch an
+    equal share, so that a process that holds some rows of the batch reads some blocks of the pool.
     """
 
     segments: tuple[int, ...]
