@@ -163,24 +163,30 @@ def _from_numpy(array: np.ndarray, like):
         return jnp.asarray(array.reshape(like.shape))
 
 
-def refuse_difference(path, saved: Any, given: Any) -> None:
-    """Raises ValueError naming where two configurations differ."""
-    found = list(_differences(saved, json.loads(json.dumps(given)), ""))
+def refuse_difference(path, saved: Any, given: Any, ours: str = "the file", theirs: str = "the model given") -> None:
+    """Raises ValueError naming where two configurations differ; `ours` and `theirs` are what they are called."""
+    found = [
+        f"'{place}' only in {ours if here else theirs}"
+        if only
+        else f"'{place}' is {here!r} in {ours}, {there!r} in {theirs}"
+        for place, only, here, there in _differences(saved, json.loads(json.dumps(given)), "")
+    ]
     if found:
         shown = "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
-        raise ValueError(f"{path}: the file does not match what it is loaded into: {shown}")
+        raise ValueError(f"{path}: {ours} does not match {theirs}: {shown}")
 
 
 def _differences(saved, given, where):
+    """The places where two differ: their names, whether one lacks it, and both values (or which one has it)."""
     if isinstance(saved, dict) and isinstance(given, dict):
         for key in {**saved, **given}:
             place = f"{where}.{key}" if where else str(key)
             if key not in saved or key not in given:
-                yield f"'{place}' only in the {'file' if key in saved else 'model given'}"
+                yield place, True, key in saved, key in given
             else:
                 yield from _differences(saved[key], given[key], place)
     elif isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
         for i, (a, b) in enumerate(zip(saved, given)):
             yield from _differences(a, b, f"{where}[{i}]")
     elif saved != given:
-        yield f"'{where}' is {saved!r} in the file, {given!r} in the model given"
+        yield where, False, saved, given

@@ -8,6 +8,7 @@ import textwrap
 import time
 
 import equinox as eqx
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -226,12 +227,17 @@ import sys, time, jax, numpy as np, optax, equinox as eqx, jax.numpy as jnp
 import sciml, sciml._fit
 from sciml import fit, hold, misfit
 sciml._fit.CHECKPOINT_SECONDS = sciml._fit.BLOCK_SECONDS = 0.0
-kind, path, out = sys.argv[1:4]
+kind, path, out, threads = sys.argv[1:5]
 def batch_of(key):
     x = jax.random.normal(key, (32, 3))
     return x, jnp.sin(x @ jnp.ones((3, 1)))
 model = eqx.nn.MLP(3, 1, 16, 2, key=jax.random.key(0))
-data = hold(batch_of, 30) if kind == "compiled" else [batch_of(jax.random.key(i)) for i in range(7)]
+if kind == "compiled":
+    data = hold(batch_of, 30)
+elif kind == "iterated":
+    data = [batch_of(jax.random.key(i)) for i in range(7)]
+else:
+    data = sciml.open(kind)["a", "u"].batches(32, pool=96, threads=int(threads))
 slow = path != "none"
 def report(state):
     print(state.step, flush=True)
@@ -242,13 +248,19 @@ np.savez(out, *jax.tree.leaves(eqx.filter(model, eqx.is_array)), loss=history["l
 """
 
 
-@pytest.mark.parametrize("kind", ["compiled", "iterated"])
+@pytest.mark.parametrize("kind", ["compiled", "iterated", "files"])
 def test_killed_and_resumed_bit_for_bit(kind, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
+    data = kind if kind != "files" else str(tmp_path / "data.h5")
+    if kind == "files":
+        with h5py.File(data, "w") as file:
+            a = np.random.default_rng(0).normal(size=(250, 3)).astype(np.float32)
+            for name, values in (("a", a), ("u", np.sin(a.sum(1, keepdims=True)))):
+                file.create_dataset(name, data=values, chunks=(8, values.shape[1]), compression="gzip")
 
-    def start(path, out):
-        command = [sys.executable, str(script), kind, str(path), str(out)]
+    def start(path, out, threads=2):
+        command = [sys.executable, str(script), data, str(path), str(out), str(threads)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     whole = start("none", tmp_path / "whole.npz")
@@ -260,7 +272,8 @@ def test_killed_and_resumed_bit_for_bit(kind, tmp_path):
             break
     victim.communicate(timeout=120)
     assert victim.returncode == -signal.SIGKILL and not (tmp_path / "killed.npz").exists()
-    resumed = start(tmp_path / "run", tmp_path / "resumed.npz")
+    # The order of batches does not depend on the number of threads that read.
+    resumed = start(tmp_path / "run", tmp_path / "resumed.npz", threads=3)
     first, _ = resumed.communicate(timeout=120)
     assert int(first.split()[0]) > 10
     with np.load(tmp_path / "whole.npz") as a, np.load(tmp_path / "resumed.npz") as b:

@@ -145,7 +145,7 @@ class Batches:
         """Goes to a position: the batches from here on are those that followed it, bit for bit, whatever the number of
         threads, devices and processes. Raises ValueError for a state of other data, naming the difference.
         """
-        refuse_difference("state of the batches", state.get("fingerprint"), self.fingerprint)
+        refuse_difference("restore", state.get("fingerprint"), self.fingerprint, "the state", "the batches")
         if not 0 <= state["step"] < len(self) or state["epoch"] < 0:
             raise ValueError(
                 f"an epoch has {len(self)} steps; the state is at epoch {state['epoch']}, step {state['step']}"

@@ -1,5 +1,6 @@
 """A data set: named arrays on named dimensions, selected and shaped without reading or copying them."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -8,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from .._save import describe as describe_value
+from ._cf import calendar_of
 from ._lazy import Dropped, Joined, Lazy, Mapped, Sliced, Stacked, describe, lengths_by_file
 from ._source import Source, digest
 
 SAMPLE_NAMES = ("sample", "trajectory", "realization", "realisation", "ensemble", "member", "case", "number", "batch")
 TIME_NAMES = ("time", "t", "valid_time", "step")
 MANY_FILES = 64
+# A longer recipe of an array is told by its hash.
+RECIPE_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -307,7 +311,7 @@ class Dataset:
         files = {f"{i} {_label(s)}": m for i, (s, m) in enumerate(zip(self.sources, marks))}
         return {
             "files": files if len(files) <= MANY_FILES else {f"{len(files)} files": digest(files)},
-            "variables": {n: digest(describe(a, names)) for n, a in self.arrays.items()},
+            "variables": {n: _short(describe(a, names)) for n, a in self.arrays.items()},
             "windows": describe_value(self.window),
             "patches": describe_value(self.tiles),
         }
@@ -337,7 +341,7 @@ class Dataset:
         def is_time(dim):
             coord = self.coords.get(dim)
             return coord is not None and (
-                coord.values.dtype.kind in "MO"
+                calendar_of(coord.values) != ""
                 or coord.attributes.get("axis") == "T"
                 or coord.attributes.get("standard_name") == "time"
             )
@@ -476,6 +480,10 @@ def _other_dims(array: Lazy, dim: str) -> tuple:
 
 def _applied(function: Callable, values: np.ndarray) -> np.ndarray:
     return np.asarray(function(values))
+
+
+def _short(recipe: Any) -> Any:
+    return recipe if len(json.dumps(recipe)) <= RECIPE_CHARACTERS else digest(recipe)
 
 
 def _label(source: Source) -> str:
