@@ -3,8 +3,8 @@
     python benchmarks/loading_memory.py [--gigabytes 24] [--file FILE]
 
 The file has 64 trajectories of 256 frames of 256 x 256 in float32, chunks of 4 frames, gzip. Batches of 8 windows
-of four frames and the next one, 256 MiB of memory allowed. Measured is the growth of the anonymous memory of the process
-(the page cache is the system's), every 10 ms, against `batches.memory`. Writes benchmarks/loading_memory.json.
+of four frames and the next one, 256 MiB of memory allowed. Measured is the growth of the anonymous memory of the
+process (the page cache is the system's), every 10 ms, against `batches.memory`. Writes benchmarks/loading_memory.json.
 """
 
 import argparse

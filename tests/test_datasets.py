@@ -27,6 +27,7 @@ FETCHED = {
     "era5_t2m": {},
     "cmip6_air_temperature": {"model": "FGOALS-g3"},
     "ostia": {},
+    "a1b_air_temperature": {},
 }
 
 
@@ -352,11 +353,12 @@ def test_fetched_data_sets(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SCIML_CACHE", str(tmp_path))
     found = sciml.dataset(name, **FETCHED[name])
     shapes = {"darcy_small": 50, "era5_t2m": 744, "cmip6_air_temperature": 804, "ostia": 54}
+    shapes |= {"a1b_air_temperature": 240}
     array = next(iter(found.arrays.values()))
     assert array.shape[0] == shapes[name]
     values = array.read()
     share = np.isnan(values.astype(float)).mean()
     assert 0 < share < 0.5 if name == "ostia" else share == 0
-    if name in ("era5_t2m", "ostia"):
-        assert 250 < np.nanmin(values) and np.nanmax(values) < 320
+    if name in ("era5_t2m", "ostia", "a1b_air_temperature"):
+        assert 240 < np.nanmin(values) and np.nanmax(values) < 320
     assert not list(tmp_path.rglob("*.nc"))

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import queue
 import threading
 import time
@@ -17,6 +16,7 @@ import numpy as np
 
 from .._save import refuse_difference
 from ._dataset import Dataset, _bytes
+from ._handles import reader_threads
 from ._plan import Output, Plan, plan
 from ._pool import Fresh, Memory, Pool, describe_rows
 from ._shuffle import Order, lanes_of
@@ -75,7 +75,7 @@ class Batches:
             raise ValueError(f"size, ahead and threads must be above 0, got {size}, {ahead}, {threads}")
         self.dataset, self.size, self.pad = dataset, size, pad
         self.ahead, self.nan, self.skip_bad = ahead, nan, skip_bad
-        self.threads = threads or min(8, os.cpu_count() or 1)
+        self.threads = threads or reader_threads()
         whole = plan(dataset)
         if whole.rows < size and not pad:
             raise ValueError(

@@ -1,6 +1,7 @@
-"""Open files, a bounded number at a time: a data set of ten thousand files needs no ten thousand descriptors."""
+"""What readers share: open files, a bounded number at a time, and the number of threads."""
 
 import contextlib
+import os
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -8,6 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 MOST_OPEN = 128
+MOST_THREADS = 8
+
+
+def reader_threads() -> int:
+    """How many threads read by default: the processors that this process may use, at most eight."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(MOST_THREADS, allowed or 1)
 
 
 class Handles:

@@ -63,8 +63,8 @@ class Order:
 
     Rows are numbered through segments (files, trajectories), each cut into blocks of `block` rows, the last of a
     segment shorter. An epoch permutes the blocks; `pool` consecutive rows of that sequence are permuted among
-    themselves. Of a pool that is not the last, each of `lanes` equal parts is permuted by itself and gives each batch an
-    equal share, so that a process that holds some rows of the batch reads some blocks of the pool.
+    themselves. Of a pool that is not the last, each of `lanes` equal parts is permuted by itself and gives each batch
+    an equal share, so that a process that holds some rows of the batch reads some blocks of the pool.
     """
 
     segments: tuple[int, ...]

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -16,6 +15,7 @@ from .._save import write_atomically
 from ._cf import Unpack, _seconds
 from ._dataset import Dataset
 from ._fetch import cache_folder
+from ._handles import reader_threads
 from ._lazy import Lazy, Mapped
 from ._moments import Tally, Work, cell_areas, pairs, positions, tallies
 from ._source import Source, digest
@@ -194,7 +194,7 @@ def statistics(
         path = cache_folder().parent / "statistics" / f"{_key(dataset, works, offsets)}.json"
         with contextlib.suppress(OSError, ValueError):
             return Statistics.from_json(path.read_text(encoding="utf-8"))
-    threads = threads or min(8, os.cpu_count() or 1)
+    threads = threads or reader_threads()
     variables = {}
     for work in works:
         tracked = partial(track, text=f"statistics of {work.name}", shown=progress)
