@@ -165,7 +165,7 @@ class Pool:
                 self.bad[number] = error
 
     def suspicious(self, places: np.ndarray) -> bool:
-        """Whether rows at these places may hold NaN or infinity: a frame of one of them does, or its sum is too large."""
+        """Whether rows at these places may hold NaN or infinity: one of their frames does, or its sum is too large."""
         return any(self._suspects[o.feed][self._index(o, places)].any() for o in self.plan.outputs)
 
     def _index(self, output: Output, places: np.ndarray) -> np.ndarray:
