@@ -82,17 +82,23 @@ def _parsers():
     check.add_argument("--order", type=int, default=6, help="of the finite differences (6)")
     check.add_argument("--figure", metavar="FILE.png", help="the residual beside the field")
     inspect = commands.add_parser("inspect", help="what is in a file, and how fast it can be read", allow_abbrev=False)
-    inspect.add_argument("file")
-    inspect.add_argument("--window", metavar="4,1", help="frames of input and target, of a series")
-    inspect.add_argument("--batch", type=int, default=32, help="rows of a batch (32)")
+    inspect.add_argument("file", metavar="FILE", help="a file, a folder, or a pattern in quotes")
+    inspect.add_argument("--window", type=_window, metavar="4,1", help="frames of input and target, of a series")
+    inspect.add_argument("--batch", type=_positive, default=32, metavar="N", help="rows of a batch (32)")
     inspect.add_argument("--figure", metavar="FILE.png", help="a thumbnail picture")
     rechunk = commands.add_parser(
         "rechunk", help="write a file again with chunks that suit training", allow_abbrev=False
     )
-    rechunk.add_argument("file")
-    rechunk.add_argument("out")
-    rechunk.add_argument("--chunks", metavar="sample=32,time=10", help="default: as sciml inspect suggests")
+    rechunk.add_argument("file", metavar="FILE", help="a file, a folder, or a pattern in quotes")
+    rechunk.add_argument("out", metavar="OUT")
+    rechunk.add_argument(
+        "--chunks", type=_lengths, metavar="sample=32,time=10", help="default: as sciml inspect suggests"
+    )
+    rechunk.add_argument(
+        "--window", type=_window, metavar="4,1", help="frames of input and target that are suggested for"
+    )
     rechunk.add_argument("--format", choices=["hdf5", "netcdf", "zarr"], help="default: from the suffix of OUT")
+    rechunk.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     for command in (run, make, check, inspect, rechunk):
         command.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     parsers = {"run": run, "make": make, "check": check, "inspect": inspect, "rechunk": rechunk, "list": parser}
@@ -165,17 +171,40 @@ def _check(options, rest: list[str]) -> int:
 
 
 def _inspect(options) -> int:
-    from ._inspect_command import inspect_command
+    from ._inspect import inspect_command
 
     run = lambda: inspect_command(options.file, options.window, options.batch, options.figure)  # noqa: E731
     return _guarded(options, None, run)
 
 
 def _rechunk(options) -> int:
-    from ._inspect_command import rechunk_command
+    from ._inspect import rechunk_command
 
-    run = lambda: rechunk_command(options.file, options.out, options.chunks, options.format)  # noqa: E731
-    return _guarded(options, None, run)
+    names = ("chunks", "format", "window", "overwrite")
+    chosen = {name: getattr(options, name) for name in names}
+    return _guarded(options, None, lambda: rechunk_command(options.file, options.out, **chosen))
+
+
+def _window(text: str) -> tuple[int, int]:
+    """`4,1` or `4`: frames of input and of target."""
+    parts = text.split(",")
+    if len(parts) > 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+        raise argparse.ArgumentTypeError(f"expected frames of input and target such as 4,1, got '{text}'")
+    return int(parts[0]), int(parts[1]) if len(parts) == 2 else 1
+
+
+def _lengths(text: str) -> dict[str, int]:
+    """`sample=32,time=10`: lengths of chunks by dimension."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and number.strip().isdecimal() and int(number) > 0 for name, _, number in pairs):
+        raise argparse.ArgumentTypeError(f"expected lengths by dimension such as sample=32,time=10, got '{text}'")
+    return {name.strip(): int(number) for name, _, number in pairs}
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)
 
 
 def _card(find, name: str, function: str):
@@ -198,7 +227,10 @@ def _guarded(options, path: Path | None, command: Callable[[], int]) -> int:
     except Exception as error:
         if options.traceback:
             raise
-        _show_users_line(path, error)
+        if path is None and isinstance(error, ValueError | OSError):
+            print(f"sciml: {error}", file=sys.stderr)
+        else:
+            _show_users_line(path, error)
         return 1
 
 

@@ -144,7 +144,8 @@ def fit(
     - `every`: how many steps lie between two entries of the history. It does not change the result.
     - `key`: of the random numbers in `data`; the key of a step is `fold_in(key, step)`.
     - `sharding`: of the leading axis of each batch, a `NamedSharding`, as in
-      `NamedSharding(sciml.mesh(data=8), P("data"))`. Parameters are copied to each device, or cut by `sciml.shard_parameters(model, mesh)`.
+      `NamedSharding(sciml.mesh(data=8), P("data"))`. Parameters are copied to each device, or cut by
+      `sciml.shard_parameters(model, mesh)`.
     - `checkpoint`: a file that is written every 30 s and at the end, and resumed from if it exists. The resumed run
       equals the uninterrupted one bit for bit.
     - `report`: called with each `State`; by default a progress bar on a terminal; None or False for silence.

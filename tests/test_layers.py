@@ -12,7 +12,7 @@ FLOORS = [
     {"data", "nn"},
     {"pde", "operators", "ode", "molecules", "generative", "uncertainty", "analysis", "interop"},
     {"_problem", "_tune"},
-    {"_make", "_check", "_inspect_command"},
+    {"_make", "_check", "_inspect"},
     {"__init__", "__main__"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -2,10 +2,13 @@
 
 from ._batches import Batches as Batches
 from ._batches import DataWarning as DataWarning
+from ._chunking import suggest_chunks as suggest_chunks
 from ._dataset import Coordinate as Coordinate
 from ._dataset import Dataset as Dataset
 from ._fetch import fetch as fetch
 from ._fetch import find_local as find_local
+from ._inspect import Report as Report
+from ._inspect import inspect as inspect
 from ._open import open as open
 from ._recipe import Recipe as Recipe
 from ._solvers import dealiasing as dealiasing

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ._dataset import Dataset
-from ._lazy import Lazy, Sliced, Stored
+from ._lazy import Dropped, Lazy, Sliced, Stored
 from ._plan import Feed, Plan, plan
 from ._shuffle import Order
 from ._source import Variable
@@ -18,6 +18,8 @@ MOST_BYTES = 16 * 1024 * 1024
 # Of a suggested chunk, unless a frame is larger; and the number of chunks up to which they may be smaller.
 AIM_BYTES = 2**20
 MOST_CHUNKS = 2**20
+# Small chunks are no trouble where there are fewer.
+MANY = 1000
 # Bytes decoded for each byte used, up to which single rows are read well.
 LIMIT = 2.0
 # Rows and pools that are looked at where there are more.
@@ -81,7 +83,7 @@ class Grid:
     def chunk_bytes(self) -> int:
         """What is decoded at once."""
         if self.lengths is None:
-            return math.prod(self.array.chunks) * self.array.dtype.itemsize * _thinning(self.array)
+            return math.prod(self.array.chunks) * self.array.dtype.itemsize * _unused(self.array)
         return math.prod(self._length(i) for i in range(len(self.array.shape))) * self.array.dtype.itemsize
 
     def _length(self, axis: int) -> int:
@@ -111,15 +113,19 @@ class Grid:
 
     def count(self, axes: Iterable[int]) -> int:
         """How many chunks all entries of some axes lie in."""
-        ends = ((axis, self.array.shape[axis]) for axis in axes)
-        return math.prod(int(self.touched(axis, np.array(0), np.array(n))) for axis, n in ends)
+        return math.prod(int(self.touched(a, np.zeros(1, int), np.array([self.array.shape[a]]))[0]) for a in axes)
 
 
-def _thinning(array: Lazy) -> int:
-    """How many numbers are read for each that is kept of a selection with steps."""
-    steps = math.prod(s.step for s in array.slices) if isinstance(array, Sliced) else 1
-    inner = _inner(array)
-    return steps * (1 if inner is None else _thinning(inner))
+def _unused(array: Lazy) -> int:
+    """How many numbers are decoded for each one of a chunk of a selection: of steps, and of a dimension of which one
+    entry is taken.
+    """
+    inner, factor = _inner(array), 1
+    if isinstance(array, Sliced):
+        factor = math.prod(s.step for s in array.slices)
+    elif isinstance(array, Dropped):
+        factor = array.inner.chunks[array.axis]
+    return factor * (1 if inner is None else _unused(inner))
 
 
 def _inner(array: Lazy) -> Lazy | None:
@@ -155,9 +161,8 @@ def cost_of_rows(rows: Plan, lengths: Length | None = None) -> Cost:
     """Of reading rows one by one at random, keeping nothing; with chunks of the file or of other lengths. Where there
     are many rows, of a random sample.
     """
-    chosen = np.arange(rows.rows)
-    if rows.rows > ROWS:
-        chosen = np.random.default_rng(0).integers(rows.rows, size=ROWS)
+    some = rows.rows > ROWS
+    chosen = np.random.default_rng(0).integers(rows.rows, size=ROWS) if some else np.arange(rows.rows)
     decoded = sum(_decoded_by_rows(rows, i, Grid(f.array, lengths), chosen) for i, f in _moving(rows))
     return _cost(rows, decoded / len(chosen))
 
@@ -224,10 +229,13 @@ def suggest_chunks(dataset: Dataset, window: tuple[int, int] | None = None) -> d
     million chunks), nor above 1 MiB. Raises ValueError as `Dataset.windows`.
     """
     data, _ = trainable(dataset, window)
-    rows = plan(data)
+    return _lengths(dataset.dims, data, plan(data))
+
+
+def _lengths(dims: Length, data: Dataset, rows: Plan) -> dict[str, int]:
     lead = data.window.dim if data.window else data.sample_dim
     array = main_array(data)
-    chunks = dict(dataset.dims) | dict(zip(rows.tile_dims, rows.tile_lengths))
+    chunks = dict(dims) | dict(zip(rows.tile_dims, rows.tile_lengths))
     first = rows.feeds[0]
     sample = first.array.dims[0] if data.window and first.by_sample else None
     chunks |= {lead: 1} | ({} if sample is None else {sample: 1})
@@ -237,9 +245,9 @@ def suggest_chunks(dataset: Dataset, window: tuple[int, int] | None = None) -> d
     used = 1 if data.window is None else data.window.inputs + data.window.targets
     best = int(LIMIT * used) - rows.span + 1
     wanted = max(1, best, -(-least // frame))
-    chunks[lead] = min(wanted, dataset.dims[lead], max(1, AIM_BYTES // frame))
+    chunks[lead] = min(wanted, dims[lead], max(1, AIM_BYTES // frame))
     if sample is not None and chunks[lead] * frame < least:
-        chunks[sample] = min(dataset.dims[sample], -(-least // (chunks[lead] * frame)))
+        chunks[sample] = min(dims[sample], -(-least // (chunks[lead] * frame)))
     return chunks
 
 
@@ -262,10 +270,11 @@ def _cut_frame(array: Lazy, chunks: dict[str, int], others: tuple) -> int:
     return frame
 
 
-def suggestion(dataset: Dataset, rows: Plan, now: Cost, shuffled: Cost, window: tuple[int, int] | None) -> Suggestion:
-    """Better chunks than those of the file, and why; `now` and `shuffled` are what single rows and batches cost."""
-    chunks = suggest_chunks(dataset, window)
-    data, _ = trainable(dataset, window)
+def suggestion(dims: Length, data: Dataset, rows: Plan, now: Cost, shuffled: Cost) -> Suggestion:
+    """Better chunks than those of the file, of all its dimensions, and why; `data` are the variables that make rows,
+    `now` and `shuffled` what single rows and batches cost.
+    """
+    chunks = _lengths(dims, data, rows)
     array, then = main_array(data), cost_of_rows(rows, chunks)
     proposed = Grid(array, chunks).chunk_bytes
     # A chunk of the file may be longer than the array.
@@ -273,14 +282,20 @@ def suggestion(dataset: Dataset, rows: Plan, now: Cost, shuffled: Cost, window: 
     present = _bytes_of_chunk(array)
     reasons = []
     if now.amplification > LIMIT and now.amplification > 2 * then.amplification:
-        reasons.append(f"single rows decode {now.amplification:.3g} times what they use")
+        others = "; sciml's shuffled batches do not" if shuffled.per_epoch <= LIMIT else ""
+        reasons.append(f"single rows decode {short(now.amplification)} times what they use{others}")
     if shuffled.per_epoch > LIMIT:
-        reasons.append(f"an epoch of shuffled batches decodes the file {shuffled.per_epoch:.3g} times")
-    if 0 < present < LEAST_BYTES < nbytes(array) and proposed > present:
-        reasons.append(f"chunks of {present / 1024:.3g} KiB are small: their number costs time")
+        reasons.append(f"an epoch of shuffled batches decodes the file {short(shuffled.per_epoch)} times")
+    if 0 < present < min(LEAST_BYTES, nbytes(array) / MANY) and proposed > present:
+        reasons.append(f"chunks of {present / 1024:.3g} KiB are small: each of {nbytes(array) // present} costs a call")
     if largest > MOST_BYTES:
         reasons.append(f"chunks of {largest / 2**20:.3g} MiB are large: each is decoded whole, by every reader")
     return Suggestion(chunks, tuple(reasons), then, proposed)
+
+
+def short(number: float) -> str:
+    """Three digits."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _bytes_of_chunk(array: Lazy) -> int:

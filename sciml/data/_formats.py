@@ -87,7 +87,9 @@ def open_store(path: Path, format: str) -> Iterator[tuple[Any, Callable[[], None
     if format == "zarr":
         import zarr
 
-        yield zarr.create_group(path, zarr_format=3), lambda: None
+        # By default chunks of zeros are left out, and could not be told from chunks that are lost.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            yield zarr.create_group(path, zarr_format=3), lambda: None
         return
     import h5py
 

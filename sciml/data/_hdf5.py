@@ -33,6 +33,8 @@ ENDS_BYTES = 64 * 1024
 # Shorter runs than this are read through a memory map instead of one call each.
 RUN_BYTES = 4096
 MOST_RUNS = 1024
+# What NetCDF puts before a variable that has the name of a dimension without being its coordinate.
+HIDDEN_PREFIX = "_nc4_non_coord_"
 
 
 def _close_library(file) -> None:
@@ -88,6 +90,11 @@ class HDF5(Source):
     def read_into(self, chunk: Chunk, out: np.ndarray) -> None:
         """Reads a box into an array."""
         array, box = self._arrays[chunk.variable], chunk.slices
+        if array.length != array.shape:
+            # What lies beyond the numbers that were written is the fill value.
+            out[...] = array.fill
+            box = tuple(slice(min(s.start, n), min(s.stop, n)) for s, n in zip(box, array.shape))
+            out = out[tuple(slice(0, s.stop - s.start) for s in box)]
         if 0 in out.shape:
             return
         try:
@@ -95,10 +102,11 @@ class HDF5(Source):
                 self._read_by_library(array, box, out)
                 return
             with DESCRIPTORS.use(self, self._open_descriptor) as file:
+                self._refuse_change(file)
                 read = self._read_chunks if array.chunks else self._read_contiguous
                 read(file, array, box, out)
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot read '{chunk.variable}' at {_corner(box)}: {error}") from error
+        except (OSError, RuntimeError, KeyError) as error:
+            raise DataError(f"{self.path}: cannot read '{chunk.variable}' at {_corner(box)}: {error}") from None
 
     # The file.
 
@@ -113,10 +121,11 @@ class HDF5(Source):
         with LIBRARY:
             return h5py.File(self.path, "r")
 
-    def _refuse_change(self) -> None:
-        if not self.path.exists():
+    def _refuse_change(self, file: int | None = None) -> None:
+        """Raises DataError where what lies at the path, or is open already, is not what it was."""
+        if file is None and not self.path.exists():
             raise DataError(f"{self.path}: the file has vanished since it was opened")
-        if identity(self.path) != self._identity:
+        if identity(self.path if file is None else file) != self._identity:
             raise DataError(f"{self.path}: the file has changed since it was opened; open it again")
 
     def _pread(self, file: int, length: int, offset: int, what: str) -> bytes:
@@ -165,7 +174,9 @@ class HDF5(Source):
         size = os.fstat(file).st_size
         if array.offset + math.prod(array.shape) * array.dtype.itemsize > size:
             raise DataError(f"{self.path}: truncated: '{array.name}' goes beyond the end of the file")
-        out[...] = np.memmap(self.path, array.dtype, "r", array.offset, array.shape)[box]
+        # By the descriptor: another file may lie at the path by now.
+        with os.fdopen(os.dup(file), "rb") as stream:
+            out[...] = np.memmap(stream, array.dtype, "r", array.offset, array.shape)[box]
 
     # Chunked arrays.
 
@@ -210,12 +221,20 @@ class HDF5(Source):
         if array.index is None:
             with LIBRARIES.use(self, self._open_library) as file, LIBRARY:
                 if array.index is None:
-                    array.index = _chunk_index(file[array.path], array)
+                    try:
+                        array.index = _chunk_index(file[array.path], array)
+                    except ValueError as error:
+                        raise DataError(f"{self.path}: the chunk index of '{array.name}' is corrupt: {error}") from None
         return array.index
 
     # Everything else.
 
     def _read_by_library(self, array: "_Array", box, out: np.ndarray) -> None:
+        self._refuse_change()
+        for name in array.parts:
+            if not (self.path.parent / name).exists() and not Path(name).exists():
+                # HDF5 would give the fill value.
+                raise DataError(f"{self.path}: '{array.name}' lies in other files, of which {name} is missing")
         with LIBRARIES.use(self, self._open_library) as file, LIBRARY:
             try:
                 out[...] = file[array.path][box]
@@ -232,7 +251,12 @@ class HDF5(Source):
 
 @dataclass
 class _Array:
-    """An HDF5 data set as it lies in the file."""
+    """An HDF5 data set as it lies in the file.
+
+    `native` says whether NumPy can take its bytes as they are and from this file; `parts` are the files of a virtual
+    one. `growing` names the scale of each unlimited dimension; `length` is the shape with those as long as the longest
+    array on the same scale, as NetCDF has it. `numbers` are NetCDF's dimensions of a scale that has several.
+    """
 
     name: str
     path: str
@@ -243,13 +267,21 @@ class _Array:
     offset: int | None
     fill: Any
     attributes: dict[str, Any]
+    native: bool = True
+    parts: tuple[str, ...] = ()
+    growing: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+    length: tuple[int, ...] = ()
     dims: tuple[str, ...] = ()
     index: Any = field(default=None, repr=False)
 
+    def __post_init__(self):
+        self.length = self.length or self.shape
+
     @property
     def direct(self) -> bool:
-        """Whether we know all its filters."""
-        return all(code in (DEFLATE, SHUFFLE, FLETCHER32, BLOSC, ZSTD) for code, _ in self.filters)
+        """Whether we know its type and all its filters."""
+        return self.native and all(code in (DEFLATE, SHUFFLE, FLETCHER32, BLOSC, ZSTD) for code, _ in self.filters)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -259,12 +291,12 @@ class _Array:
     def variable(self) -> Variable:
         """The same for the world."""
         codec = "+".join(NAMES.get(code, f"filter {code}") for code, _ in self.filters)
-        return Variable(self.dims, self.shape, self.dtype.newbyteorder("="), self.chunks, self.attributes, codec)
+        return Variable(self.dims, self.length, self.dtype.newbyteorder("="), self.chunks, self.attributes, codec)
 
 
-def identity(path: Path) -> tuple[int, int]:
-    """Size and time of change. Raises FileNotFoundError."""
-    stat = os.stat(path)
+def identity(file: Path | int) -> tuple[int, int]:
+    """Size and time of change, of a path or an open file. Raises FileNotFoundError."""
+    stat = os.stat(file)
     return stat.st_size, stat.st_mtime_ns
 
 
@@ -286,6 +318,8 @@ def _group(file, group: str, path: Path):
 
 def attributes_of(node) -> dict[str, Any]:
     """Attributes as plain values; references and the library's own are left out."""
+    import h5py
+
     hidden = {
         "DIMENSION_LIST",
         "REFERENCE_LIST",
@@ -294,16 +328,27 @@ def attributes_of(node) -> dict[str, Any]:
         "_Netcdf4Dimid",
         "_Netcdf4Coordinates",
         "_NCProperties",
+        "_nc3_strict",
     }
     out = {}
     for name in node.attrs:
         if name in hidden:
             continue
         try:
-            out[name] = plain(node.attrs[name])
+            value = node.attrs[name]
         except (OSError, TypeError):
             continue
+        # NetCDF stores empty text as nothing at all.
+        value = "" if isinstance(value, h5py.Empty) else plain(value)
+        if _is_plain(value):
+            out[name] = value
     return out
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    return isinstance(value, str | int | float | complex)
 
 
 def plain(value: Any) -> Any:
@@ -318,30 +363,52 @@ def plain(value: Any) -> Any:
 def _scan(root) -> tuple[dict[str, _Array], dict[str, dict[str, Any]], list[str]]:
     """All of a group: the arrays of numbers, the attributes of its groups, and the names of other arrays."""
     import h5py
+    from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
 
     found: dict[str, _Array] = {}
     groups: dict[str, dict[str, Any]] = {}
     skipped: list[str] = []
+    dimensions: dict[int, str] = {}
+    top = h5o.get_info(root.id)
 
-    def visit(prefix: str, group) -> None:
+    def visit(prefix: str, group, above: tuple) -> None:
         for key in group:
-            link = group.get(key, getlink=True)
-            if isinstance(link, h5py.SoftLink | h5py.ExternalLink) and key not in group:
-                skipped.append(prefix + key)
+            try:
+                node = group[key]
+            except (KeyError, OSError):
+                if isinstance(group.get(key, getlink=True), h5py.HardLink):
+                    raise
+                skipped.append(prefix + key)  # a link that leads nowhere
                 continue
-            node = group[key]
+            info = h5o.get_info(node.id)
             if isinstance(node, h5py.Group):
-                groups[prefix + key] = attributes_of(node)
-                visit(f"{prefix}{key}/", node)
-            elif isinstance(node, h5py.Dataset) and node.dtype.kind in "biufc" and node.shape is not None:
+                here = (info.fileno, info.addr)
+                if here not in above:  # a link may lead back up
+                    groups[prefix + key] = attributes_of(node)
+                    visit(f"{prefix}{key}/", node, (*above, here))
+            elif isinstance(node, h5py.Dataset) and _is_numeric(node):
+                number: Any = node.attrs.get("_Netcdf4Dimid")
+                if number is not None:
+                    dimensions[int(number)] = key.removeprefix(HIDDEN_PREFIX)
                 if _is_bare_dimension(node):
                     continue
-                found[prefix + key] = _array(prefix + key, node)
+                path = f"{root.name.rstrip('/')}/{prefix}{key}"
+                found[prefix + key] = _array(prefix + key, path, node, info.fileno == top.fileno)
             else:
                 skipped.append(prefix + key)
 
-    visit("", root)
+    visit("", root, ((top.fileno, top.addr),))
+    for array in found.values():
+        if not array.dims and array.numbers and all(n in dimensions for n in array.numbers):
+            array.dims = tuple(dimensions[n] for n in array.numbers)
     return found, groups, skipped
+
+
+def _is_numeric(node) -> bool:
+    try:
+        return node.shape is not None and node.dtype.kind in "biufc"
+    except (TypeError, ValueError):  # NumPy has no such type
+        return False
 
 
 def _is_bare_dimension(node) -> bool:
@@ -350,16 +417,33 @@ def _is_bare_dimension(node) -> bool:
     return text.startswith("This is a netCDF dimension but not a netCDF variable")
 
 
-def _array(name: str, node) -> _Array:
+def _array(name: str, path: str, node, own: bool) -> _Array:
+    """What is known of a data set; `own` where it lies in the file itself, not in one that it links to."""
+    from h5py import h5t
+
     plist = node.id.get_create_plist()
     filters = tuple((plist.get_filter(i)[0], tuple(plist.get_filter(i)[2])) for i in range(plist.get_nfilters()))
     fixed = not node.external and not node.is_virtual and node.chunks is None
     offset = node.id.get_offset() if fixed and node.size else None
+    # NumPy has no type for some, such as 12 of 16 bits.
+    native = own and node.id.get_type() == h5t.py_create(node.dtype, logical=True)
+    sources = {s.file_name for s in node.virtual_sources()} if node.is_virtual else ()
+    parts = tuple(sorted(s for s in sources if s != "." and "%" not in s))
     array = _Array(
-        name, node.name, node.shape, node.dtype, node.chunks, filters, offset, node.fillvalue, attributes_of(node)
+        name, path, node.shape, node.dtype, node.chunks, filters, offset, node.fillvalue, attributes_of(node)
     )
-    array.dims = _dims(node)
+    array.native, array.parts, array.dims, array.growing = native, parts, _dims(node), _growing(node)
+    if "_Netcdf4Coordinates" in node.attrs:
+        array.numbers = tuple(np.ravel(node.attrs["_Netcdf4Coordinates"]).tolist())
     return array
+
+
+def _growing(node) -> tuple[str, ...]:
+    """The scale of each unlimited dimension; empty for the others."""
+    if None not in node.maxshape:
+        return ("",) * len(node.maxshape)
+    scales = [(node.dims[i][0] if len(node.dims[i]) else node).name or "" for i in range(node.ndim)]
+    return tuple(scale if most is None else "" for scale, most in zip(scales, node.maxshape))
 
 
 def _dims(node) -> tuple[str, ...]:
@@ -417,9 +501,14 @@ def decode(raw: bytes, filters, mask: int, size: int, itemsize: int) -> tuple[by
         if code == SHUFFLE:
             if number == 0:
                 return data, True
-            raise ValueError("the shuffle filter is not the first")
-        if code == DEFLATE:
-            data = deflate.zlib_decompress(data, size)
+            # A few bytes at the end that make no whole number are left where they are.
+            whole = len(data) // itemsize * itemsize
+            lanes = np.frombuffer(data, np.uint8, whole).reshape(itemsize, -1)
+            data = lanes.T.tobytes() + bytes(data[whole:])
+        elif code == DEFLATE:
+            # NetCDF takes checksums first, which are then shuffled and compressed with the numbers.
+            sums = sum(c == FLETCHER32 and not mask >> i & 1 for i, (c, _) in enumerate(filters[:number]))
+            data = deflate.zlib_decompress(data, size + 4 * sums)
         elif code == FLETCHER32:
             if fletcher32(data[:-4]) != int.from_bytes(data[-4:], "little"):
                 raise ValueError("its checksum is wrong")

@@ -36,7 +36,9 @@ def _refuse_differences(parts: Sequence[Dataset], labels: Sequence[str]) -> None
     """Variables, their dimensions, units and kinds, and calendars must be those of the first file."""
     first = parts[0]
     for part, label in zip(parts[1:], labels[1:]):
-        for name in first.arrays.keys() ^ part.arrays.keys():
+        for name in (*first.arrays, *part.arrays):
+            if name in first.arrays and name in part.arrays:
+                continue
             has, lacks = (labels[0], label) if name in first.arrays else (label, labels[0])
             raise DataError(f"{lacks} has no variable '{name}', which {has} has; leave one of the files out")
         for name, array in first.arrays.items():
@@ -137,7 +139,7 @@ def _in_order(parts: Sequence[Dataset], labels: Sequence[str], along: str):
     if any(p is None or not p.size for p in positions):
         return parts, labels
     known = [p for p in positions if p is not None]
-    if known[0].dtype.kind not in "iufMO":
+    if known[0].dtype.kind not in "iuf" and not calendar_of(known[0]):
         return parts, labels
     falling = all(len(p) < 2 or p[0] > p[-1] for p in known) and any(len(p) > 1 for p in known)
     order = sorted(range(len(parts)), key=lambda i: known[i][0], reverse=falling)
@@ -208,15 +210,16 @@ def _refuse_other_constant(name: str, arrays: Sequence[Lazy], labels: Sequence[s
 def refuse_bad_times(name: str, values: np.ndarray, label: str) -> None:
     """Raises DataError for times that are missing, repeated or run backwards, naming the first place."""
     report = times_report(values)
-    for what, places in (
-        ("is missing", report.missing),
-        ("repeats the one before (duplicate times)", report.duplicates),
-        ("is before the one before it (reversed times)", report.reversed),
+    known, ordered = f"isel({name}=ds['{name}'].notnull())", f"sortby('{name}').drop_duplicates('{name}')"
+    for what, places, remedy in (
+        ("is missing", report.missing, known),
+        ("repeats the one before (duplicate times)", report.duplicates, ordered),
+        ("is before the one before it (reversed times)", report.reversed, ordered),
     ):
         if places:
             where = places[0]
             more = f" and {len(places) - 1} more" if len(places) > 1 else ""
             raise DataError(
-                f"{label}: '{name}'[{where}] = {values[where]} {what}{more}; mend the order with xarray, "
-                f"sciml.open(xarray.open_dataset(path).sortby('{name}').drop_duplicates('{name}'))"
+                f"{label}: '{name}'[{where}] = {values[where]} {what}{more}; mend it with xarray: "
+                f"ds = xarray.open_dataset(path); sciml.open(ds.{remedy})"
             )

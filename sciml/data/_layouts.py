@@ -17,6 +17,7 @@ from ._lazy import Dropped, Lazy, Sliced, Stacked, Stored
 from ._source import DataError, Source
 
 SAMPLE_GROUP = re.compile(r"(\d+)/data")
+PLAIN = "; layout='plain' takes the file as it is"
 PDEBENCH_FIELDS = {"tensor", "nu", "density", "pressure", "Vx", "Vy", "Vz"}
 
 
@@ -76,7 +77,7 @@ def _pdebench_arrays(source: Source) -> Arranged:
         extra = len(variable.shape) - len(space)
         if extra not in (1, 2):
             raise DataError(
-                f"'{name}' of shape {variable.shape} is not PDEBench's (sample, [time,] {', '.join(space)})"
+                f"'{name}' of shape {variable.shape} is not PDEBench's (sample, [time,] {', '.join(space)}){PLAIN}"
             )
         dims = ("sample", "time", *space) if extra == 2 else ("sample", *space)
         lazy = relabelled(array, dims)
@@ -97,11 +98,11 @@ def _pdebench_groups(source: Source, names: list[str]) -> Arranged:
     space = [d for d in "xyz" if f"{samples[0]}/grid/{d}" in names]
     dims = ("time", *space, "component")
     if len(dims) != len(first.shape):
-        raise DataError(f"'{first.name}' of shape {first.shape} is not PDEBench's ({', '.join(dims)})")
+        raise DataError(f"'{first.name}' of shape {first.shape} is not PDEBench's ({', '.join(dims)}){PLAIN}")
     parts = [Stored(source, f"{s}/data") for s in samples]
     odd = next((p for p in parts if p.shape != first.shape), None)
     if odd is not None:
-        raise DataError(f"'{odd.name}' has the shape {odd.shape}, '{first.name}' has {first.shape}")
+        raise DataError(f"'{odd.name}' has the shape {odd.shape}, '{first.name}' has {first.shape}{PLAIN}")
     whole = Stacked(tuple(relabelled(p, dims) for p in parts), 0, "sample")
     fields = _as_list(source.attributes.get("fields"))
     count = first.shape[-1]
@@ -179,10 +180,16 @@ def _the_well(source: Source) -> Arranged:
                 edge = {"boundary": boundaries[short].lower()} if short in boundaries else {}
                 coords[short] = Coordinate(dims, array.read(), dict(variable.attributes) | edge)
         elif group == "scalars":
-            if not _varying(variable):
-                coords[short] = Coordinate((), array.read().reshape(-1)[0], dict(variable.attributes))
+            dims = _varying(variable)
+            if int(np.prod(variable.shape)) == 1 and not dims:
+                coords[short] = Coordinate((), array.read().reshape(()), dict(variable.attributes))
+            elif len(dims) != len(variable.shape):
+                raise DataError(
+                    f"'{name}' of shape {variable.shape} does not have the dimensions that its attributes "
+                    f"sample_varying and time_varying say: {', '.join(dims) or 'none'}{PLAIN}"
+                )
             elif short not in arrays:
-                arrays[short] = relabelled(array, _varying(variable))
+                arrays[short] = relabelled(array, dims)
     coords = {n: c for n, c in coords.items() if n not in arrays}
     return Arranged(arrays, coords, {"boundary_conditions": boundaries})
 
@@ -201,7 +208,7 @@ def _well_dims(name: str, variable, space: list[str], rank: int) -> tuple[str, .
     if len(dims) != len(variable.shape) or (rank == 0) != (not components):
         raise DataError(
             f"'{name}' of shape {variable.shape} does not have the dimensions that its attributes sample_varying, "
-            f"time_varying and dim_varying say: {', '.join(dims)}"
+            f"time_varying and dim_varying say: {', '.join(dims)}{PLAIN}"
         )
     return dims
 

@@ -3,6 +3,7 @@
 import os
 import struct
 import threading
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -14,7 +15,20 @@ import numpy as np
 from ._hdf5 import identity, invented_dims, sampled
 from ._source import Chunk, DataError, Source, Variable, digest
 
-ENDED = (zlib.error, zipfile.BadZipFile, EOFError, OSError, ValueError)
+# What zipfile and NumPy raise for damaged files.
+ENDED = (
+    zlib.error,
+    zipfile.BadZipFile,
+    tokenize.TokenError,
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+)
 
 
 class Arrays(Source):

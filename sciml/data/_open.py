@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ._cf import decode_time, decoded, finest_dates, is_time, relabelled
+from ._cf import calendar_of, decode_time, decoded, finest_dates, is_time, relabelled
 from ._dataset import TIME_NAMES, Coordinate, Dataset
 from ._hdf5 import HDF5
 from ._join import join, refuse_bad_times
@@ -153,7 +153,7 @@ def _kind_of_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {n.rsplit("/", 1)[-1] for n in archive.namelist()}
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
         raise DataError(f"{path}: a truncated or damaged zip archive; copy it again") from None
     if "data.pkl" in names:
         return "torch"
@@ -220,7 +220,7 @@ def _dataset(source: Source, label: str, layout: str | None) -> Dataset:
 
 def _is_time_axis(name: str, coord: Coordinate) -> bool:
     marked = coord.attributes.get("axis") == "T" or coord.attributes.get("standard_name") == "time"
-    return coord.values.dtype.kind in "MO" or marked or name in TIME_NAMES
+    return bool(calendar_of(coord.values)) or marked or name in TIME_NAMES
 
 
 def _described(source: XArray):

@@ -66,12 +66,12 @@ class Torch(Arrays):
                 order = archive.read(root + "byteorder") if root + "byteorder" in members else b"little"
                 with archive.open(head) as stream:
                     content = _Unpickler(stream, self.path).load()
+            tensors: dict[str, _Tensor] = {}
+            _collect(content, "", tensors, self.attributes)
         except (*ENDED, pickle.UnpicklingError, IndexError, AttributeError, TypeError, KeyError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{self.path}: not an archive of torch.save, or damaged ({error})") from None
-        tensors: dict[str, _Tensor] = {}
-        _collect(content, "", tensors, self.attributes)
         found = {}
         for name, tensor in tensors.items():
             member = members.get(f"{root}data/{tensor.storage.key}")

@@ -46,9 +46,13 @@ def write(
     the file before it is moved to its place. If the process is killed, the same call goes on where it ended; the result
     has the same values. An existing file is replaced at the end.
 
-    Raises DataError for a full disk (what was made is kept), for values that are not finite, for work in progress of
-    other settings, where another process writes the same file, and where the data do not fit the layout; ValueError
-    for unknown options.
+    A data set is held in memory in blocks of up to 256 MiB, or of one chunk of its source or of the file where these
+    are larger. Where the two lie across each other (series at single points, say, to be cut into whole frames), it is
+    first copied to that folder without compression, so that each chunk is decoded once; that needs its size on disk.
+
+    Raises DataError for a full disk (the batches of a recipe are kept), for values that are not finite, for work in
+    progress of other settings, where another process writes the same file, and where the data do not fit the layout;
+    ValueError for unknown options.
     """
     path = Path(path)
     format = _format(path, format, layout)
@@ -101,6 +105,7 @@ def _assemble(content: Content, path: Path, format, layout, chunks, compression,
             put(store, content, corner, arrays)
             check()
             advance(sum(a.size for a in arrays.values()))
+            del arrays  # before the next block is read
 
 
 def _refuse_foreign_folder(path: Path, format: str) -> None:
@@ -116,11 +121,12 @@ def _disk_errors(path: Path, work: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        _remove(work / "whole")
         free = shutil.disk_usage(work if work.exists() else path.parent).free
+        kept = f"What was made is kept in {work}: make" if work.exists() else "Nothing was kept: make"
+        other = ", or delete that folder and write elsewhere" if work.exists() else ", or write elsewhere"
         raise DataError(
-            f"no space left to write {path} ({error.strerror or error}; {free / 2**20:.0f} MiB free). What was made is "
-            f"kept in {work}: make room and run the same again, or delete that folder and write elsewhere."
+            f"no space left to write {path} ({error.strerror or error}; {free / 2**20:.0f} MiB free). {kept} room and "
+            f"run the same again{other}."
         ) from error
 
 
@@ -135,9 +141,14 @@ def _working_folder(work: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise DataError(f"another process is writing this file, in {work}; wait for it or end it") from None
-        yield
-    if work.exists() and not (work / "parts").exists():
-        _remove(work)
+        try:
+            yield
+        finally:
+            # The batches that a recipe made serve the next run.
+            for half_made in ("whole", "scratch"):
+                _remove(work / half_made)
+            if not (work / "parts").exists():
+                _remove(work)
 
 
 def _move(made: Path, path: Path, work: Path) -> None:

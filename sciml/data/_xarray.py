@@ -19,6 +19,7 @@ class XArray(Source):
         self.attributes = dict(dataset.attrs)
         numeric = {str(n): v for n, v in dataset.data_vars.items() if v.dtype.kind in "biufc"}
         self.skipped = [str(n) for n in dataset.data_vars if str(n) not in numeric]
+        self._names = {str(n): n for n in dataset.data_vars}
         self._variables = {
             n: Variable(tuple(map(str, v.dims)), v.shape, v.dtype.newbyteorder("="), _chunks(v), dict(v.attrs))
             for n, v in numeric.items()
@@ -30,13 +31,13 @@ class XArray(Source):
 
     def read(self, chunk: Chunk) -> np.ndarray:
         """The numbers of a box."""
-        return np.asarray(self.dataset[chunk.variable].variable[chunk.slices].values)
+        return np.asarray(self.dataset[self._names[chunk.variable]].variable[chunk.slices].values)
 
     def fingerprint(self) -> str:
         """A hash of what is in memory (of each variable the first and last 64 MiB) and of all names and shapes."""
         marks = {}
         for name in self._variables:
-            variable = self.dataset[name].variable
+            variable = self.dataset[self._names[name]].variable
             if variable._in_memory:
                 data = np.ascontiguousarray(variable.values).reshape(-1).view(np.uint8)
                 both = hashlib.sha256(data[:HASHED_BYTES].data)

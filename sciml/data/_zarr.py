@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._hdf5 import invented_dims, plain, sampled
+from ._hdf5 import identity, invented_dims, plain, sampled
 from ._source import Chunk, DataError, Source, Variable, digest
 
 MARKS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
@@ -31,6 +31,7 @@ class Zarr(Source):
             raise ValueError(f"absent must be 'error' or 'fill', got {absent!r}")
         self.path, self.name, self.absent = Path(path), Path(path).name, absent
         self._group = "" if group is None else group.strip("/")
+        self._identity = identity(self.path) if self.path.is_file() else None
         self._lock = threading.Lock()
         self._stores: dict[str, Any] = {}
         self._arrays, self.groups, self.attributes = self._scan()
@@ -49,6 +50,8 @@ class Zarr(Source):
             return np.empty(chunk.shape, self._variables[name].dtype)
         if not self.path.exists():
             raise DataError(f"{self.path}: the store has vanished since it was opened")
+        if self._identity is not None and identity(self.path) != self._identity:
+            raise DataError(f"{self.path}: the file has changed since it was opened; open it again")
         store = self._store(name)
         try:
             if store is None:
@@ -63,7 +66,7 @@ class Zarr(Source):
             raise DataError(f"{self.path}: cannot read '{name}' at {place}, a chunk is damaged: {reason}") from None
 
     def fingerprint(self) -> str:
-        """A hash of the name, the variables and their metadata, the number of files, their sizes, and samples of some."""
+        """A hash of the name, the variables and their metadata, the number and sizes of files, and samples of some."""
         metadata = {n: a.metadata.to_dict() for n, a in self._arrays.items()}
         return digest([self.name, self.describe(), metadata, _marks(self.path)])
 
@@ -72,7 +75,7 @@ class Zarr(Source):
         import zarr
 
         try:
-            node = zarr.open(self._zarr_store(), path=_root(self.path), mode="r")
+            node: Any = zarr.open(self._zarr_store(), path=_root(self.path), mode="r")
             if self._group:
                 node = self._inside(node)
             if isinstance(node, zarr.Array):
