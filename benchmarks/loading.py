@@ -3,14 +3,14 @@
     python benchmarks/loading.py [--rounds 5]
 
 Needs the extra `peers` (torch, the_well, xbatcher, dask). The files have 4096 samples of two fields of 64 x 64 in
-float32, 128 MiB in all, in chunks of 8 samples: `a` has two values, as the permeability of Darcy flow, `u` is a sum of 48
-random waves; gzip makes them 0.03 and 0.85 as large. Each measurement is one epoch of batches of 32 in a process of its own, from the
-first request to the last batch; imports, the opening of files and the start of worker processes do not count. The ways
-are measured in turn, so that a drift of the machine's speed meets them all; medians of the rounds. Warm: the file is in
-the page cache. Cold: it has been put out of it. Writes benchmarks/loading.json.
+float32, 128 MiB in all, in chunks of 8 samples: `a` has two values, as the permeability of Darcy flow, `u` is a sum of
+48 random waves; gzip makes them 0.03 and 0.82 as large. Each measurement is one epoch of batches of 32 in a process of
+its own, from the first request to the last batch; imports, the opening of files and the start of worker processes do
+not count. The ways are measured in turn, so that a drift of the machine's speed meets them all; medians of the rounds.
+Warm: the file is in the page cache. Cold: it has been put out of it. Writes benchmarks/loading.json.
 
-sciml has 32 MiB for all that it reads ahead, a quarter of the numbers, so that it cannot keep the data in memory, as with
-data that are larger than the memory; `in memory` has the default of 512 MiB, and its first epoch is measured.
+sciml has 32 MiB for all that it reads ahead, a quarter of the numbers, so that it cannot keep the data in memory, as
+with data that are larger than the memory; `in memory` has the default of 512 MiB, and its first epoch is measured.
 """
 
 import argparse

@@ -199,6 +199,21 @@ def test_a_flipped_byte_of_a_checked_file_is_found_wherever_it_is(tmp_path, plac
         flip(path, start, 1)
 
 
+@pytest.mark.parametrize("name", ["classic.nc", "offset.nc", "data.nc"])
+def test_damaged_headers_end_neither_the_process_nor_in_a_hang(tmp_path, name):
+    FORMATS[name](tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    refused = 0
+    for place in range(4, 240, 3):
+        (tmp_path / name).write_bytes(whole[:place] + b"\xa1" + whole[place + 1 :])
+        try:
+            read(tmp_path / name)  # of another name or type, if that is what the header says now
+        except DataError as error:
+            assert name in str(error)
+            refused += 1
+    assert refused > 40
+
+
 # Zarr.
 
 
@@ -344,7 +359,7 @@ def test_missing_and_infinite_numbers_in_batches(tmp_path):
         u = file.createVariable("u", "i2", ("sample", "x"), fill_value=6 * 23 + 1)
         u.set_auto_maskandscale(False)
         u.scale_factor, u[:] = 0.5, packed
-    refuses_missing = pytest.raises(DataError, match="'u' has missing or infinite values in sample 23.*nan=True")
+    refuses_missing = pytest.raises(DataError, match="'u' has missing .* in sample 23.*nan=True")
     with refuses_missing:
         through_batches(tmp_path / "a.nc")
     rows = np.concatenate([b for (b,) in through_batches(tmp_path / "a.nc", nan=True)])
@@ -356,7 +371,7 @@ def test_missing_and_infinite_numbers_in_batches(tmp_path):
         values = U.copy()
         values[7, 2, 3] = np.inf
         file["u"] = values
-    with pytest.raises(DataError, match="'u' has missing or infinite values in sample 7"):
+    with pytest.raises(DataError, match="'u' has missing .* in sample 7"):
         through_batches(tmp_path / "b.h5")
 
 

@@ -93,7 +93,7 @@ def test_a_state_gives_the_same_batches_bit_for_bit(threads):
 
 def test_a_state_of_other_data_is_refused_by_name():
     state = pairs().batches(16, seed=3).state
-    with pytest.raises(ValueError, match="batches.seed.*3 in the file, 4"):
+    with pytest.raises(ValueError, match="batches.seed.*3 in the state, 4"):
         pairs().batches(16, seed=4).restore(state)
     with pytest.raises(ValueError, match="variables"):
         pairs()["u", "a"].isel(x=slice(0, 3)).batches(16, seed=3).restore(state)
@@ -220,17 +220,18 @@ def test_patches_cover_the_grid():
 # What is wrong with data.
 
 
-def test_missing_values_are_named():
+@pytest.mark.parametrize("mark", [np.nan, -np.inf, 9.969209968386869e36])
+def test_missing_values_are_named(mark):
     a = np.zeros((40, 3), np.float32)
-    a[23, 1] = np.nan
+    a[23, 1] = mark
     data = in_memory({"a": (("sample", "x"), a)})
     with pytest.raises(DataError, match="'a' has missing or infinite values in sample 23"):
         list(data.batches(8))
-    assert sum(int(jnp.isnan(b[0]).sum()) for b in data.batches(8, nan=True)) == 1
+    assert sum(int((~(abs(b[0]) < 1)).sum()) for b in data.batches(8, nan=True)) == 1
     batches = data.batches(8, skip_bad=True)
     with pytest.warns(DataWarning, match="sample 23"):
         got = list(batches)
-    assert not any(bool(jnp.isnan(b[0]).any()) for b in got)
+    assert all(bool((b[0] == 0).all()) for b in got)
     assert len(batches.skipped) == 1
     with pytest.warns(DataWarning):
         masks = [mask for _, mask in data.batches(8, pad=True, skip_bad=True)]

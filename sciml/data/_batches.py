@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from .._save import refuse_difference
+from ._cf import LARGEST
 from ._dataset import Dataset, _bytes
 from ._handles import reader_threads
 from ._plan import Output, Plan, plan
@@ -232,13 +233,11 @@ class Batches:
 
     def _refuse_missing(self, pool: Pool, arrays, places, bad) -> None:
         row = pool.rows[places[bad]][0]
-        names = [
-            o.name for o, a in zip(self._plan.outputs, arrays) if a.dtype.kind in "fc" and not np.isfinite(a).all()
-        ]
+        name = next(o.name for o, a in zip(self._plan.outputs, arrays) if _missing([a]).any())
         raise DataError(
-            f"'{names[0]}' has missing or infinite values in {describe_rows(self._plan, row)}; fill them with "
-            f".map({names[0]}=...), select what is complete, or pass nan=True for a loss that masks them, or "
-            "skip_bad=True to leave such rows out"
+            f"'{name}' has missing or infinite values in {describe_rows(self._plan, row)} (NaN, infinity, or the fill "
+            f"value of NetCDF, 9.97e36); fill them with .map({name}=...), select what is complete, pass nan=True for a "
+            "loss that masks them, or skip_bad=True to leave such rows out"
         )
 
 
@@ -406,11 +405,11 @@ def _scratch(array) -> int:
 
 
 def _missing(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Which rows hold NaN or infinity."""
+    """Which rows hold NaN, infinity or NetCDF's fill value."""
     bad = np.zeros(len(arrays[0]), bool)
     for array in arrays:
         if array.dtype.kind in "fc":
-            bad |= ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+            bad |= ~(np.abs(array) < LARGEST).reshape(len(array), -1).all(axis=1)
     return bad
 
 

@@ -11,6 +11,8 @@ from ._lazy import Lazy, Mapped
 from ._source import DataError
 
 PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+# NetCDF's own fill value, 9.97e36, where a file does not declare it; no data are as large.
+LARGEST = 9.9e36
 GAP = 1.5  # a step that is longer than this many usual steps is a gap
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ._cf import LARGEST
 from ._lazy import Joined, Lazy, Sliced, Slices, Stacked
 from ._source import DataError
 
@@ -192,11 +193,13 @@ def _along(axis: int, part: slice) -> tuple[slice, ...]:
 
 
 def _refuse_infinite(work: Work, box: Slices, values: np.ndarray) -> None:
-    infinite = np.isinf(values)
+    with np.errstate(invalid="ignore"):
+        infinite = np.abs(values) >= LARGEST
     if infinite.any():
-        where = _place(work, box, np.argwhere(infinite)[0])
+        first = np.argwhere(infinite)[0]
+        what = "infinite" if np.isinf(values[tuple(first)]) else f"{values[tuple(first)]:.3g} (a fill value?)"
         remedy = "mark such values as missing (NaN) with map, or leave the sample out"
-        raise DataError(f"'{work.name}' is infinite at {where}; {remedy}")
+        raise DataError(f"'{work.name}' is {what} at {_place(work, box, first)}; {remedy}")
 
 
 def _place(work: Work, box: Slices, index: np.ndarray | None = None) -> str:

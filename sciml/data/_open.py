@@ -213,7 +213,10 @@ def _dataset(source: Source, label: str, layout: str | None) -> Dataset:
     for name, array in content.arrays.items():
         if 0 in array.shape:
             dim = array.dims[array.shape.index(0)]
-            raise DataError(f"{label}: '{name}' is empty: '{dim}' has no entries; leave the file or the variable out")
+            raise DataError(
+                f"{label}: '{name}' is empty: '{dim}' has no entries; leave the file out, or the variable: "
+                f"sciml.open(xarray.open_dataset(path).drop_vars('{name}'))"
+            )
     attributes = dict(source.attributes) | dict(content.attributes) | ({"skipped": skipped} if skipped else {})
     return Dataset(content.arrays, content.coords, attributes, (source,))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ._cf import LARGEST
 from ._plan import Output, Plan
 from ._source import DataError
 
@@ -142,10 +143,10 @@ class Pool:
             except OSError as error:
                 raise DataError(f"'{feed.name}': cannot read rows {self.rects.rows[number]}: {error}") from error
             if target.dtype.kind in "fc":
-                # NaN and infinity survive a sum; here the numbers are still in the processor's cache.
+                # NaN and what is too large show in a sum; here the numbers are still in the processor's cache.
                 with np.errstate(all="ignore"):
-                    sums = target.reshape(count, -1).sum(axis=1, dtype=target.dtype)
-                self._suspects[which][start : start + count] = ~np.isfinite(sums)
+                    sums = np.abs(target.reshape(count, -1).sum(axis=1, dtype=target.dtype))
+                self._suspects[which][start : start + count] = ~(sums < LARGEST / 2)
 
     def wait(self, places: np.ndarray, skip_bad: bool) -> None:
         """Waits until the rows at these places are there. Raises the DataError of a read, unless bad ones are skipped:
@@ -165,7 +166,7 @@ class Pool:
                 self.bad[number] = error
 
     def suspicious(self, places: np.ndarray) -> bool:
-        """Whether rows at these places may hold NaN or infinity: one of their frames does, or its sum is too large."""
+        """Whether rows at these places may hold missing numbers: one of their frames does, or its sum is too large."""
         return any(self._suspects[o.feed][self._index(o, places)].any() for o in self.plan.outputs)
 
     def _index(self, output: Output, places: np.ndarray) -> np.ndarray:
