@@ -49,8 +49,8 @@ def decoded(array: Lazy) -> Lazy:
     """The same array with `scale_factor`, `add_offset`, `_FillValue`, `missing_value` and `_Unsigned` applied; itself
     where it has none.
 
-    Packed integers of 8 and 16 bits become float32, wider ones float64; floating-point numbers keep their type unless
-    they are scaled by a wider one. Raises DataError for attributes that are no numbers.
+    Packed integers of 8 and 16 bits become float32, wider ones float64; floating-point numbers keep their type.
+    Raises DataError for attributes that are no numbers.
     """
     attributes, kind = array.attributes, array.dtype.kind
     if kind not in "biuf" or not any(name in attributes for name in PACKING):
