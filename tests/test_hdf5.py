@@ -9,7 +9,7 @@ from random_boxes import boxes, numbers, same_boxes
 
 import sciml
 from sciml.data import Chunk, DataError
-from sciml.data._hdf5 import fletcher32
+from sciml.data._filters import fletcher32
 
 SHAPE = (7, 10, 11)
 CUT = {"chunks": (3, 4, 5)}

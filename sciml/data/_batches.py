@@ -21,7 +21,7 @@ from ._handles import reader_threads
 from ._plan import Output, Plan, plan
 from ._pool import Fresh, Memory, Pool, describe_rows
 from ._shuffle import Order, lanes_of
-from ._source import DataError
+from ._source import READ_BYTES, DataError
 
 MEMORY = 512 * 1024 * 1024
 
@@ -204,7 +204,7 @@ class Batches:
         # Copies of the batch's first row fill up what is missing.
         places = permutation[np.where(mask, places, first)]
         pool.wait(places, self.skip_bad)
-        bad = np.isin(pool.box_of[places], list(pool.bad))
+        bad = pool.unreadable(places) if pool.errors else np.zeros(0, bool)
         if bad.any():
             places, mask = self._replace(pool, places, mask, bad, "unreadable")
         arrays = [pool.gather(output, places, fresh) for output in self._plan.outputs]
@@ -219,7 +219,7 @@ class Batches:
 
     def _replace(self, pool: Pool, places, mask, bad, why: str):
         where = ", ".join(describe_rows(self._plan, r) for r in np.unique(pool.rows[places[bad]])[:4])
-        errors = [str(pool.bad[box]) for box in pool.box_of[places[bad]].tolist() if box in pool.bad]
+        errors = [str(pool.errors[box]) for box in pool.box_of[places[bad]].tolist() if box in pool.errors]
         reason = f"{why}: {where}" + (f" ({errors[0]})" if errors else "")
         if bad.all():
             raise DataError(f"no row of a batch can be used; {reason}")
@@ -336,7 +336,7 @@ def _endless(batches: Batches, step: int, executor: ThreadPoolExecutor, stop: th
         # With one pool every process has all rows at some time; otherwise only those of its own places.
         wanted = permutation if order.pools == 1 else permutation[batches._local.places(len(permutation))]
         pool = Pool(batches._plan, order.pieces(epoch, number), memory, wanted)
-        pool.read(executor, wanted, stop.is_set)
+        pool.read(executor, wanted, stop.is_set, batches.skip_bad)
         ready[epoch, number] = (pool, permutation)
 
     try:
@@ -400,8 +400,8 @@ def _rows_that_fit(whole: Plan, budget: int) -> int:
 
 
 def _scratch(array) -> int:
-    """What one thread holds besides the pool: a chunk as it lies in the file, and decoded."""
-    return 2 * math.prod(array.chunks) * array.dtype.itemsize + 64 * 1024
+    """What one thread holds besides the pool: chunks as they lie in the file, and decoded."""
+    return 3 * max(READ_BYTES, math.prod(array.chunks) * array.dtype.itemsize)
 
 
 def _missing(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,28 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import deflate
 import numpy as np
 
+from ._filters import FILTERS, NAMES, decode, unshuffle
 from ._handles import Handles
-from ._source import Chunk, DataError, Source, Variable, digest
+from ._source import READ_BYTES, Chunk, DataError, Source, Variable, digest
 
 # HDF5 itself may be called by one thread at a time.
 LIBRARY = threading.RLock()
-DEFLATE, SHUFFLE, FLETCHER32, BLOSC, ZSTD = 1, 2, 3, 32001, 32015
-NAMES = {
-    DEFLATE: "gzip",
-    SHUFFLE: "shuffle",
-    FLETCHER32: "fletcher32",
-    BLOSC: "blosc",
-    ZSTD: "zstd",
-    32000: "lzf",
-    4: "szip",
-}
 ENDS_BYTES = 64 * 1024
 # Shorter runs than this are read through a memory map instead of one call each.
 RUN_BYTES = 4096
 MOST_RUNS = 1024
+# Chunks with less than this between them are read at once.
+GAP_BYTES = 4096
 # What NetCDF puts before a variable that has the name of a dimension without being its coordinate.
 HIDDEN_PREFIX = "_nc4_non_coord_"
 
@@ -42,6 +34,7 @@ def _close_library(file) -> None:
         file.close()
 
 
+SCRATCH = threading.local()
 DESCRIPTORS = Handles(os.close)
 LIBRARIES = Handles(_close_library)
 
@@ -128,14 +121,6 @@ class HDF5(Source):
         if identity(self.path if file is None else file) != self._identity:
             raise DataError(f"{self.path}: the file has changed since it was opened; open it again")
 
-    def _pread(self, file: int, length: int, offset: int, what: str) -> bytes:
-        raw = os.pread(file, length, offset)
-        if len(raw) != length:
-            raise DataError(
-                f"{self.path}: truncated: {what} should have {length} bytes at {offset}, there are {len(raw)}"
-            )
-        return raw
-
     # Contiguous arrays.
 
     def _read_contiguous(self, file: int, array: "_Array", box, out: np.ndarray) -> None:
@@ -184,38 +169,59 @@ class HDF5(Source):
         index, chunks = self._index(array), array.chunks
         assert chunks is not None
         ranges = [range(s.start // c, -(-s.stop // c)) for s, c in zip(box, chunks)]
-        for position in itertools.product(*ranges):
-            start = [p * c for p, c in zip(position, chunks)]
-            inside = tuple(slice(max(s.start - b, 0), min(s.stop - b, c)) for s, b, c in zip(box, start, chunks))
-            there = tuple(slice(b + i.start - s.start, b + i.stop - s.start) for s, b, i in zip(box, start, inside))
-            number = int(np.ravel_multi_index(position, array.grid))
-            self._read_chunk(file, array, index, number, start, inside, out[there])
+        numbers = np.ravel_multi_index(np.ix_(*ranges), array.grid).reshape(-1).tolist()
+        # Of rows of whole chunks many are put in their place at once.
+        rows = out.shape[1:] == chunks[1:] and out.dtype == array.dtype and out.flags.c_contiguous
+        at_once = max(1, READ_BYTES // array.chunk_bytes)
+        for first in range(0, len(numbers), at_once):
+            group = numbers[first : first + at_once]
+            decoded = self._decoded(file, array, index, group)
+            begin = (ranges[0].start + first) * chunks[0] - box[0].start
+            end = begin + len(group) * chunks[0]
+            if rows and begin >= 0 and end <= len(out) and all(shuffled for _, shuffled in decoded):
+                unshuffle(_beside_each_other([data for data, _ in decoded]), len(group), out[begin:end])
+                continue
+            for number, (data, shuffled) in zip(group, decoded):
+                _place(array, box, number, data, shuffled, out)
 
-    def _read_chunk(self, file: int, array: "_Array", index, number: int, start, inside, out: np.ndarray) -> None:
-        assert array.chunks is not None
-        offset, size, mask = (int(table[number]) for table in index)
-        if offset < 0:
-            # HDF5 stores no chunk that was never written: its numbers are the fill value.
-            out[...] = array.fill
-            return
-        what = f"chunk at {tuple(start)} of '{array.name}'"
-        raw = self._pread(file, size, offset, what)
-        expected = math.prod(array.chunks) * array.dtype.itemsize
-        try:
-            data, shuffled = decode(raw, array.filters, mask, expected, array.dtype.itemsize)
-        except Exception as error:
-            raise DataError(f"{self.path}: {what} is corrupt: {error}") from None
-        if len(data) != expected:
-            raise DataError(f"{self.path}: {what} is corrupt: {len(data)} bytes instead of {expected}")
-        whole = out.shape == array.chunks and out.dtype == array.dtype and out.flags.c_contiguous
-        if not shuffled:
-            out[...] = np.frombuffer(data, array.dtype).reshape(array.chunks)[inside]
-        elif whole:
-            unshuffle(data, out)
-        else:
-            target = np.empty(array.chunks, array.dtype)
-            unshuffle(data, target)
-            out[...] = target[inside]
+    def _decoded(self, file: int, array: "_Array", index, numbers: list[int]) -> list[tuple[Any, bool]]:
+        """The bytes of chunks without their filters, and whether these are shuffled still; None for the fill value."""
+        raws, masks, item = self._raws(file, array, index, numbers), index[2], array.dtype.itemsize
+        found = []
+        for number in numbers:
+            if number not in raws:
+                found.append((None, False))
+                continue
+            try:
+                data, shuffled = decode(raws[number], array.filters, int(masks[number]), array.chunk_bytes, item)
+            except Exception as error:
+                raise DataError(f"{self.path}: {array.chunk_name(number)} is corrupt: {error}") from None
+            if len(data) != array.chunk_bytes:
+                wrong = f"{len(data)} bytes instead of {array.chunk_bytes}"
+                raise DataError(f"{self.path}: {array.chunk_name(number)} is corrupt: {wrong}")
+            found.append((data, shuffled))
+        return found
+
+    def _raws(self, file: int, array: "_Array", index, numbers: list[int]) -> dict[int, memoryview]:
+        """The bytes of chunks as they lie in the file, those beside each other read at once. A chunk that was never
+        written is not stored, and left out.
+        """
+        offsets, sizes, _ = index
+        places = [(int(offsets[n]), int(sizes[n]), n) for n in numbers if offsets[n] >= 0]
+        raws, begin = {}, 0
+        while begin < len(places):
+            end = begin + 1
+            while end < len(places) and 0 <= places[end][0] - sum(places[end - 1][:2]) <= GAP_BYTES:
+                end += 1
+            start = places[begin][0]
+            raw = memoryview(os.pread(file, sum(places[end - 1][:2]) - start, start))
+            for offset, size, number in places[begin:end]:
+                raws[number] = raw[offset - start : offset - start + size]
+                if len(raws[number]) != size:
+                    short = f"should have {size} bytes at {offset}, there are {len(raws[number])}"
+                    raise DataError(f"{self.path}: truncated: {array.chunk_name(number)} {short}")
+            begin = end
+        return raws
 
     def _index(self, array: "_Array"):
         if array.index is None:
@@ -281,9 +287,22 @@ class _Array:
     @property
     def direct(self) -> bool:
         """Whether we know its type and all its filters."""
-        return self.native and all(code in (DEFLATE, SHUFFLE, FLETCHER32, BLOSC, ZSTD) for code, _ in self.filters)
+        return self.native and all(code in FILTERS for code, _ in self.filters)
 
-    @property
+    @cached_property
+    def chunk_bytes(self) -> int:
+        """The size of a decoded chunk."""
+        return math.prod(self.chunks or ()) * self.dtype.itemsize
+
+    def chunk_start(self, number: int) -> list[int]:
+        """The first entry of a chunk along each axis."""
+        return [int(i) * c for i, c in zip(np.unravel_index(number, self.grid), self.chunks or ())]
+
+    def chunk_name(self, number: int) -> str:
+        """What messages call a chunk."""
+        return f"chunk at {tuple(self.chunk_start(number))} of '{self.name}'"
+
+    @cached_property
     def grid(self) -> tuple[int, ...]:
         """The number of chunks along each axis."""
         return tuple(-(-n // c) for n, c in zip(self.shape, self.chunks or ()))
@@ -292,6 +311,36 @@ class _Array:
         """The same for the world."""
         codec = "+".join(NAMES.get(code, f"filter {code}") for code, _ in self.filters)
         return Variable(self.dims, self.length, self.dtype.newbyteorder("="), self.chunks, self.attributes, codec)
+
+
+def _beside_each_other(parts: list[Any]) -> Any:
+    """Bytes joined, in memory of this thread that is used again: new memory would have to be cleared by the system."""
+    if len(parts) == 1:
+        return parts[0]
+    size = sum(map(len, parts))
+    if len(getattr(SCRATCH, "memory", b"")) < size:
+        SCRATCH.memory = bytearray(size)
+    whole, end = memoryview(SCRATCH.memory)[:size], 0
+    for part in parts:
+        begin, end = end, end + len(part)
+        whole[begin:end] = part
+    return whole
+
+
+def _place(array: _Array, box, number: int, data: Any, shuffled: bool, out: np.ndarray) -> None:
+    """Puts the part of a chunk that is in a box in its place."""
+    assert array.chunks is not None
+    start = array.chunk_start(number)
+    inside = tuple(slice(max(s.start - b, 0), min(s.stop - b, c)) for s, b, c in zip(box, start, array.chunks))
+    there = tuple(slice(b + i.start - s.start, b + i.stop - s.start) for s, b, i in zip(box, start, inside))
+    if data is None:
+        out[there] = array.fill
+    elif shuffled:
+        target = np.empty(array.chunks, array.dtype)
+        unshuffle(data, 1, target)
+        out[there] = target[inside]
+    else:
+        out[there] = np.frombuffer(data, array.dtype).reshape(array.chunks)[inside]
 
 
 def identity(file: Path | int) -> tuple[int, int]:
@@ -489,60 +538,6 @@ def _chunk_index(node, array: _Array):
 
     node.id.chunk_iter(note)
     return offsets, sizes, masks
-
-
-def decode(raw: bytes, filters, mask: int, size: int, itemsize: int) -> tuple[bytes | bytearray, bool]:
-    """Undoes the filters of a chunk, all but a shuffle that comes first; says whether the bytes are still shuffled."""
-    data: Any = raw
-    for number in range(len(filters) - 1, -1, -1):
-        code, _ = filters[number]
-        if mask >> number & 1 or (code == SHUFFLE and itemsize == 1):
-            continue
-        if code == SHUFFLE:
-            if number == 0:
-                return data, True
-            # A few bytes at the end that make no whole number are left where they are.
-            whole = len(data) // itemsize * itemsize
-            lanes = np.frombuffer(data, np.uint8, whole).reshape(itemsize, -1)
-            data = lanes.T.tobytes() + bytes(data[whole:])
-        elif code == DEFLATE:
-            # NetCDF takes checksums first, which are then shuffled and compressed with the numbers.
-            sums = sum(c == FLETCHER32 and not mask >> i & 1 for i, (c, _) in enumerate(filters[:number]))
-            data = deflate.zlib_decompress(data, size + 4 * sums)
-        elif code == FLETCHER32:
-            if fletcher32(data[:-4]) != int.from_bytes(data[-4:], "little"):
-                raise ValueError("its checksum is wrong")
-            data = data[:-4]
-        elif code == ZSTD:
-            import numcodecs  # slow to import
-
-            data = numcodecs.Zstd().decode(data)
-        elif code == BLOSC:
-            import numcodecs
-
-            data = numcodecs.Blosc().decode(data)
-    return data, False
-
-
-def unshuffle(data: bytes | bytearray, out: np.ndarray) -> None:
-    """Puts the first bytes of all numbers, then all second bytes, ... back together."""
-    lanes = np.frombuffer(data, np.uint8).reshape(out.dtype.itemsize, -1)
-    target = out.reshape(-1).view(np.uint8).reshape(-1, out.dtype.itemsize)
-    for lane in range(len(lanes)):
-        target[:, lane] = lanes[lane]
-
-
-def fletcher32(data: bytes | bytearray) -> int:
-    """The checksum of HDF5's filter: two sums of big-endian 16-bit words, modulo 65535."""
-    words = np.frombuffer(data[: len(data) // 2 * 2], ">u2").astype(np.uint64)
-    if len(data) % 2:
-        words = np.append(words, np.uint64(data[-1] << 8))
-    first = int(words.sum() % np.uint64(65535))
-    weights = np.arange(len(words), 0, -1, dtype=np.uint64) % np.uint64(65535)
-    second = int((words * weights % np.uint64(65535)).sum() % np.uint64(65535))
-    first = first or (65535 if words.any() else 0)
-    second = second or (65535 if words.any() else 0)
-    return second << 16 | first
 
 
 def _corner(box) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """What is in a data set and how fast it can be read: variables, coordinates, times, numbers, the cost of reading."""
 
 import math
-import os
 import time
 import warnings
 import zipfile
@@ -18,6 +17,7 @@ from ._batches import MEMORY, Batches, DataWarning
 from ._cf import TimeReport, _seconds, calendar_of, times_report
 from ._chunking import Cost, Suggestion, cost_of_batches, cost_of_rows, nbytes, stored_in, suggestion, trainable
 from ._dataset import Dataset
+from ._handles import reader_threads
 from ._hdf5 import HDF5, LIBRARY
 from ._lazy import Joined, Lazy, Sliced, Stacked, Stored
 from ._moments import Work, tallies
@@ -340,7 +340,7 @@ def _numbers_of(name: str, array: Lazy, share: float, progress: bool) -> Numbers
         return track(boxes, f"numbers of {name}", progress)
 
     try:
-        tally, _ = tallies(Work(name, array, kept=()), min(8, os.cpu_count() or 1), chosen)
+        tally, _ = tallies(Work(name, array, kept=(), limit=math.inf), reader_threads(), chosen)
     except DataError as error:
         return NumbersReport(problem=str(error))
     count, total = int(tally.count.sum()), int(tally.total.sum())

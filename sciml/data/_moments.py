@@ -103,6 +103,7 @@ class Work:
     lag: int = 1
     pairs: np.ndarray = field(default_factory=lambda: np.ones(0, bool))
     offset: float | None = None  # of the logarithm
+    limit: float = LARGEST  # numbers as large as this are no data
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -194,7 +195,7 @@ def _along(axis: int, part: slice) -> tuple[slice, ...]:
 
 def _refuse_infinite(work: Work, box: Slices, values: np.ndarray) -> None:
     with np.errstate(invalid="ignore"):
-        infinite = np.abs(values) >= LARGEST
+        infinite = np.abs(values) >= work.limit
     if infinite.any():
         first = np.argwhere(infinite)[0]
         what = "infinite" if np.isinf(values[tuple(first)]) else f"{values[tuple(first)]:.3g} (a fill value?)"

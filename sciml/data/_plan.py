@@ -10,9 +10,8 @@ import numpy as np
 
 from ._dataset import Dataset
 from ._lazy import Lazy, Sliced, Transposed
+from ._source import READ_BYTES
 
-# Blocks smaller than this cost more in calls than in bytes.
-BLOCK_BYTES = 256 * 1024
 # A trajectory larger than this is cut in time, unless its chunks forbid it.
 TRAJECTORY_BYTES = 4 * 1024 * 1024
 
@@ -107,13 +106,13 @@ class Plan:
         """Rows that are read at once, if possible not above `most`: a chunk of samples or of time, or several."""
         if self.whole:
             one = sum(f.frame_bytes * self._frames_of_sample(f) for f in self.feeds if f.by_sample)
-            rows = max(1, BLOCK_BYTES // max(one, 1)) * self.windows * self.tiles
+            rows = max(1, READ_BYTES // max(one, 1)) * self.windows * self.tiles
             rows = min(rows, most, self.rows)
             return max(self.unit, rows // self.unit * self.unit)
         chunk = max(f.array.chunks[f.lead - 1] for f in self.feeds if f.by_time)
         frame = sum(f.frame_bytes for f in self.feeds if f.by_time)
         # Long enough that what two neighbours both read, the span and a chunk at the edge, is a small part.
-        frames = max(4 * chunk, 8 * self.span, BLOCK_BYTES // max(frame, 1))
+        frames = max(4 * chunk, 8 * self.span, READ_BYTES // max(frame, 1))
         windows = min(self.windows, frames // self.stride)
         # A small pool is worth more than few bytes read twice, down to some spans.
         least = min(windows, -(-2 * self.span // self.stride))

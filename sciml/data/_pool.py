@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ._cf import LARGEST
-from ._plan import Output, Plan
-from ._source import DataError
+from ._plan import Feed, Output, Plan
+from ._source import READ_BYTES, DataError
 
 # JAX takes an array on the host without a copy if it begins at such an address.
 ALIGNMENT = 64
@@ -94,7 +94,9 @@ class Pool:
         self.wanted = wanted
         rows = np.arange(count) - (self._ends - lengths)[self.box_of] + rects.rows[self.box_of, 0]
         self.rows, self.rects = rows, rects
-        self.first, self.frames, self._suspects, self._buffers, self._starts = [], [], [], [], []
+        self.first, self.frames, self._buffers, self._starts = [], [], [], []
+        self._suspects: list[np.ndarray] = []
+        self._broken: list[np.ndarray] = []
         for feed in plan.feeds:
             counts = np.where(wanted, plan.frames(feed, rects), 0)
             fixed = not (feed.by_sample or feed.by_time)
@@ -106,27 +108,39 @@ class Pool:
             flat = raw[: total * feed.frame_bytes].view(feed.dtype)
             self.frames.append(flat.reshape(total, *feed.frame))
             self._suspects.append(np.zeros(total, bool))
+            self._broken.append(np.zeros(total, bool))
             self._starts.append(starts)
         self._reads: dict[int, Future] = {}
         self._done = ~wanted
-        self.bad: dict[int, DataError] = {}
+        self.errors: dict[int, DataError] = {}
 
     @property
     def count(self) -> int:
         """The number of rows."""
         return len(self.rows)
 
-    def read(self, executor: Executor, order: np.ndarray, stopped: Callable[[], bool]) -> None:
+    def read(self, executor: Executor, order: np.ndarray, stopped: Callable[[], bool], skip_bad: bool) -> None:
         """Starts the reads, in the order in which rows at these places will be wanted."""
         boxes, firsts = np.unique(self.box_of[order], return_index=True)
-        for number in boxes[np.argsort(firsts, kind="stable")].tolist():
-            if self.wanted[number]:
-                self._reads[number] = executor.submit(self._read_box, number, stopped)
+        numbers = [n for n in boxes[np.argsort(firsts, kind="stable")].tolist() if self.wanted[n]]
+        sizes = sum(self.plan.frames(f, self.rects) * f.frame_bytes for f in self.plan.feeds)
+        sizes = np.broadcast_to(sizes, self.wanted.shape)
+        group, held = [], 0
+        for number in numbers:
+            group.append(number)
+            held += int(sizes[number])
+            if held >= READ_BYTES or number == numbers[-1]:
+                self._reads |= dict.fromkeys(group, executor.submit(self._read_boxes, group, stopped, skip_bad))
+                group, held = [], 0
 
-    def _read_box(self, number: int, stopped: Callable[[], bool]) -> None:
-        if stopped():
-            return
-        plan = self.plan
+    def _read_boxes(
+        self, numbers: list[int], stopped: Callable[[], bool], skip_bad: bool
+    ) -> dict[int, DataError | None]:
+        """Reads boxes; returns what went wrong in each."""
+        return {n: None if stopped() else self._read_box(n, skip_bad) for n in numbers}
+
+    def _read_box(self, number: int, skip_bad: bool) -> DataError | None:
+        plan, found = self.plan, None
         for which, feed in enumerate(plan.feeds):
             fixed = not (feed.by_sample or feed.by_time)
             if fixed and number != int(np.argmax(self.wanted)):
@@ -134,36 +148,41 @@ class Pool:
             box = plan.box(feed, self.rects, number)
             shape = tuple(s.stop - s.start for s in box)
             count = math.prod(shape[: feed.lead])
-            start = int(self._starts[which][number])
-            target = self.frames[which][start : start + count].reshape(shape)
-            try:
-                feed.array.read_into(box, target)
-            except DataError:
-                raise
-            except OSError as error:
-                raise DataError(f"'{feed.name}': cannot read rows {self.rects.rows[number]}: {error}") from error
+            mine = slice(int(self._starts[which][number]), int(self._starts[which][number]) + count)
+            target = self.frames[which][mine].reshape(shape)
+            error = _read_into(feed, box, target)
+            if error is not None and skip_bad:
+                self._broken[which][mine] = _salvage(feed, box, target)
+            found = found or error
             if target.dtype.kind in "fc":
                 # NaN and what is too large show in a sum; here the numbers are still in the processor's cache.
                 with np.errstate(all="ignore"):
                     sums = np.abs(target.reshape(count, -1).sum(axis=1, dtype=target.dtype))
-                self._suspects[which][start : start + count] = ~(sums < LARGEST / 2)
+                self._suspects[which][mine] = ~(sums < LARGEST / 2)
+        return found
 
     def wait(self, places: np.ndarray, skip_bad: bool) -> None:
-        """Waits until the rows at these places are there. Raises the DataError of a read, unless bad ones are skipped:
-        then `bad` has them by box.
+        """Waits until the rows at these places are there. Raises the DataError of a read, unless bad rows are skipped:
+        then `errors` has it, and `unreadable` tells which they are.
         """
         boxes = self.box_of[places]
         if any(not (f.by_sample or f.by_time) for f in self.plan.feeds):
             # What all rows share is read with the first box.
             boxes = np.append(boxes, np.argmax(self.wanted))
         for number in dict.fromkeys(boxes[~self._done[boxes]].tolist()):
-            try:
-                self._reads[number].result()
-                self._done[number] = True
-            except DataError as error:
-                if not skip_bad:
-                    raise
-                self.bad[number] = error
+            error = self._reads[number].result()[number]
+            if error is not None and not skip_bad:
+                raise error
+            if error is not None:
+                self.errors[number] = error
+            self._done[number] = True
+
+    def unreadable(self, places: np.ndarray) -> np.ndarray:
+        """Which of the rows at these places have a frame that cannot be read."""
+        bad = np.zeros(len(places), bool)
+        for output in self.plan.outputs:
+            bad |= self._broken[output.feed][self._index(output, places)].reshape(len(places), -1).any(axis=1)
+        return bad
 
     def suspicious(self, places: np.ndarray) -> bool:
         """Whether rows at these places may hold missing numbers: one of their frames does, or its sum is too large."""
@@ -197,6 +216,28 @@ class Pool:
                 future.exception()
         self._memory.give(self._buffers)
         self._buffers, self.frames = [], []
+
+
+def _read_into(feed: Feed, box: tuple[slice, ...], target: np.ndarray) -> DataError | None:
+    """Reads a box; returns what went wrong."""
+    try:
+        feed.array.read_into(box, target)
+    except DataError as error:
+        return error
+    except OSError as error:
+        return DataError(f"'{feed.name}': cannot read it at {tuple(s.start for s in box)}: {error}")
+    return None
+
+
+def _salvage(feed: Feed, box: tuple[slice, ...], target: np.ndarray) -> np.ndarray:
+    """Reads the frames of a box one by one; returns which cannot be read. Those are zero."""
+    broken = np.zeros(target.shape[: feed.lead], bool)
+    for place in np.ndindex(broken.shape):
+        one = tuple(slice(s.start + i, s.start + i + 1) for s, i in zip(box, place))
+        here = target[tuple(slice(i, i + 1) for i in place)]
+        if _read_into(feed, (*one, *box[feed.lead :]), here) is not None:
+            broken[place], here[...] = True, 0
+    return broken.reshape(-1)
 
 
 def describe_rows(plan: Plan, rows: Any) -> str:

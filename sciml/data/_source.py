@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# What readers decode at once: by few large calls, so that threads wait little for each other. A reader holds up to
+# three times this, or three chunks where these are larger, besides the result.
+READ_BYTES = 2**20
+
 
 class DataError(ValueError):
     """A file that cannot be read, or that is not what it says: names the file, the place and the remedy."""
