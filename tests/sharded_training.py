@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-rank, processes, devices, address, checkpoint = (*map(int, sys.argv[1:4]), *sys.argv[4:6])
+rank, processes, devices, address, checkpoint, begun = (*map(int, sys.argv[1:4]), *sys.argv[4:7])
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 import jax  # noqa: E402
 
@@ -63,11 +63,13 @@ network = eqx.nn.MLP(WIDTH, WIDTH, 64, 2, key=jax.random.key(0))
 result: dict = {}
 if processes * devices == 1:
     result["losses"] = losses(network, pairs(), None)
+    losses(network, pairs(), None, steps=17, checkpoint=begun)
 else:
     mesh = sciml.mesh(data=-1)
     rows = NamedSharding(mesh, PartitionSpec("data"))
     result["losses"] = losses(network, pairs(), rows)
     result["rows"] = rows_read(rows)
+    result["resumed"] = losses(network, pairs(), rows, checkpoint=begun)
     cut = sciml.shard_parameters(network, mesh)
     losses(cut, pairs(), rows, steps=17, checkpoint=checkpoint)
     result["cut"] = losses(cut, pairs(), rows, checkpoint=checkpoint)

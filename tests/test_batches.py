@@ -91,6 +91,14 @@ def test_a_state_gives_the_same_batches_bit_for_bit(threads):
     assert all((g == e).all() for g, e in zip(got, expected[5:]))
 
 
+@pytest.mark.filterwarnings("ignore:the batches need")
+def test_order_does_not_depend_on_threads_and_what_is_ahead():
+    data = in_memory({"a": (("sample", "x"), np.zeros((4096, 1024), np.float32))}, {"a": (16, 1024)})
+    found = [data.batches(32, memory=10 << 20, threads=t, ahead=a) for t, a in ((1, 1), (2, 5), (8, 2))]
+    assert found[0].order.pools > 1
+    assert found[0].order == found[1].order == found[2].order
+
+
 def test_a_state_of_other_data_is_refused_by_name():
     state = pairs().batches(16, seed=3).state
     with pytest.raises(ValueError, match="batches.seed.*3 in the state, 4"):

@@ -2,11 +2,16 @@
 
 import json
 import re
+from pathlib import Path
 
+import equinox as eqx
+import h5py
+import jax
 import numpy as np
 import pytest
 
 import sciml
+from sciml._problem import make_dataset
 from sciml.pde import solve
 
 
@@ -30,6 +35,52 @@ def test_problem_file_of_ones_own_runs(blocks, tmp_path):
     # The steady state of k u_xx + sin(pi x) = 0, which t = 1 has reached to exp(-2 pi^2).
     x = np.linspace(0, 1, 11)
     np.testing.assert_allclose(solution(t=1.0, x=x), np.sin(np.pi * x) / (2 * np.pi**2), atol=1e-7)
+
+
+def test_training_on_files_runs(blocks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCIML_CACHE", str(tmp_path / "cache"))
+    Path("data").mkdir()
+    for number in range(2):
+        a = np.random.default_rng(number).normal(300, 5, (80, 6)).astype(np.float32)
+        with h5py.File(f"data/run_{number}.h5", "w") as file:
+            for name, values in (("a", a), ("u", 2 * a + 1)):
+                file.create_dataset(name, data=values, chunks=(8, 6), compression="gzip")
+    names = {"network": eqx.nn.MLP(6, 6, 16, 1, key=jax.random.key(0))}
+    exec(blocks[2], names)
+    assert names["history"].loss[-1] < names["history"].loss[0] and Path("run.zip").is_file()
+    assert len(names["test"].read()["a"]) == 32
+
+
+def test_recipe_of_ones_own_is_made(checkout, tmp_path):
+    page = (checkout / "docs" / "datasets.md").read_text()
+    path = tmp_path / "pendulum.py"
+    path.write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
+    made = make_dataset(path, {"samples": 3}).read()["angle"]
+    np.testing.assert_allclose(made, made[:, :1] * np.cos(2 * np.linspace(0, 10, 50)), atol=1e-7)
+
+
+def test_source_of_ones_own_is_read(checkout):
+    page = (checkout / "docs" / "data.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Waves" in b)
+    names: dict = {"sciml": sciml, "np": np}
+    exec(block, names)
+    u = sciml.open(names["Waves"]()).read()["u"]
+    assert u.shape == (1000, 64) and u[3, 5] == pytest.approx(np.sin(2 * np.pi * 3 * 5 / 64), abs=1e-6)
+
+
+def test_loading_figures_are_those_of_the_scripts(checkout):
+    page = (checkout / "docs" / "data.md").read_text() + (checkout / "README.md").read_text()
+    found = {
+        n: json.loads((checkout / "benchmarks" / f"loading{n}.json").read_text()) for n in ("", "_memory", "_waiting")
+    }
+    for state in ("warm", "cold"):
+        for entry in found[""][state]["ratios"].values():
+            assert all(f" {entry[key]} " in page for key in ("ratio", "ten epochs") if key in entry)
+    assert f"{found['_memory']['growth of the memory, MiB']} MiB" in page
+    assert f"{found['_memory']['stated bound, MiB']} MiB" in page
+    for run in ("kept in memory", "read again"):
+        assert f"{100 * found['_waiting'][run]['waiting, whole run']:.1f} %" in page
 
 
 def test_figures_are_those_of_the_script(checkout):

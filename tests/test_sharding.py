@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +21,14 @@ def run(processes: int, devices: int, folder: Path) -> list[dict]:
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent), "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, str(rank), str(processes), str(devices), address, str(folder / "checkpoint.zip")],
+            [
+                sys.executable,
+                SCRIPT,
+                *map(str, (rank, processes, devices)),
+                address,
+                folder / "cut.zip",
+                folder / "begun.zip",
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -44,7 +52,13 @@ def run(processes: int, devices: int, folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     shapes = {"one": (1, 1), "eight": (1, 8), "two processes": (2, 2)}
-    return {name: run(*shape, tmp_path_factory.mktemp(name.split()[0])) for name, shape in shapes.items()}
+    folders = {name: tmp_path_factory.mktemp(name.split()[0]) for name in shapes}
+    found = {"one": run(*shapes["one"], folders["one"])}
+    for name in ("eight", "two processes"):
+        # They go on from what one device has begun.
+        shutil.copy(folders["one"] / "begun.zip", folders[name])
+        found[name] = run(*shapes[name], folders[name])
+    return found
 
 
 def test_losses_agree_to_rounding(runs):
@@ -52,6 +66,7 @@ def test_losses_agree_to_rounding(runs):
     for result in (*runs["eight"], *runs["two processes"]):
         np.testing.assert_allclose(result["losses"], expected, rtol=2e-6)
         np.testing.assert_allclose(result["cut"], expected, rtol=2e-6)
+        np.testing.assert_allclose(result["resumed"], expected, rtol=2e-6)
 
 
 def test_parameters_are_cut(runs):

@@ -17,7 +17,7 @@ import numpy as np
 from .._save import refuse_difference
 from ._cf import LARGEST
 from ._dataset import Dataset, _bytes
-from ._handles import reader_threads
+from ._handles import MOST_THREADS, reader_threads
 from ._plan import Output, Plan, plan
 from ._pool import Fresh, Memory, Pool, describe_rows
 from ._shuffle import Order, lanes_of
@@ -84,12 +84,12 @@ class Batches:
             )
         self._local = _Local(whole, size, sharding)
         self._plan = self._local.plan
-        self.order = _order(whole, size, seed, shuffle, pool, self._budget(memory))
+        self.order = _order(whole, size, seed, shuffle, pool, _budget(whole, size, memory))
         self.memory = self._bound()
         if self.memory > memory and pool is None:
             warnings.warn(
-                f"the batches need {_bytes(self.memory)}, more than memory={_bytes(memory)}: chunks of the file are "
-                "large; rechunk it (sciml rechunk) or allow more",
+                f"the batches need {_bytes(self.memory)}, more than memory={_bytes(memory)}: batches or chunks of the "
+                "file are large; rechunk it (sciml rechunk) or allow more",
                 DataWarning,
                 stacklevel=3,
             )
@@ -175,17 +175,10 @@ class Batches:
 
     # Making a batch.
 
-    def _budget(self, memory: int) -> int:
-        """What is left of the memory for pools."""
-        return max(1, memory - self._fixed_bytes())
-
     def _fixed_bytes(self) -> int:
-        batch = sum(
-            math.prod(self._plan.shape(o, len(self._local.rows))) * self._plan.feeds[o.feed].dtype.itemsize
-            for o in self._plan.outputs
-        )
+        """What is held besides pools."""
         # One is being made and one is with the training step, besides those ahead.
-        return (self.ahead + 2) * batch + self.threads * max(_scratch(f.array) for f in self._plan.feeds)
+        return _fixed_bytes(self._plan, len(self._local.rows), self.ahead + 2, self.threads)
 
     def _bound(self) -> int:
         order, feeds = self.order, self._plan.feeds
@@ -361,6 +354,19 @@ def _endless(batches: Batches, step: int, executor: ThreadPoolExecutor, stop: th
     finally:
         for pool, _ in ready.values():
             pool.release()
+
+
+def _fixed_bytes(plan: Plan, rows: int, batches: int, threads: int) -> int:
+    """The memory of batches of that many rows, and of readers."""
+    batch = sum(math.prod(plan.shape(o, rows)) * plan.feeds[o.feed].dtype.itemsize for o in plan.outputs)
+    return batches * batch + threads * max(_scratch(f.array) for f in plan.feeds)
+
+
+def _budget(whole: Plan, size: int, memory: int) -> int:
+    """What pools may have. The order follows from it, so it must not depend on threads, devices and processes: it is
+    that of four batches and eight readers, or half of the memory where that is more.
+    """
+    return max(memory // 2, memory - _fixed_bytes(whole, size, 4, MOST_THREADS))
 
 
 def _order(whole: Plan, size: int, seed: int, shuffle: bool, pool: int | None, budget: int) -> Order:

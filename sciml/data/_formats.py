@@ -1,5 +1,6 @@
 """How data sets lie in files: dimension scales in HDF5, dimension names in Zarr, and two published layouts."""
 
+import asyncio
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
@@ -88,8 +89,12 @@ def open_store(path: Path, format: str) -> Iterator[tuple[Any, Callable[[], None
         import zarr
 
         # By default chunks of zeros are left out, and could not be told from chunks that are lost.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            yield zarr.create_group(path, zarr_format=3), lambda: None
+        try:
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                yield zarr.create_group(path, zarr_format=3), lambda: None
+        except BaseException:
+            _wait_for_zarr()
+            raise
         return
     import h5py
 
@@ -101,6 +106,17 @@ def open_store(path: Path, format: str) -> Iterator[tuple[Any, Callable[[], None
         guarded.check()
     finally:
         guarded.close()
+
+
+def _wait_for_zarr() -> None:
+    """Lets zarr-python end: after an error it goes on writing other chunks, into a folder that is to be removed."""
+    from zarr.core.sync import sync
+
+    async def others() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    sync(others())
 
 
 # The plain layout: one array per variable and per coordinate.
