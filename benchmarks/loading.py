@@ -1,6 +1,7 @@
 """Reading shuffled batches from files: sciml against the usual ways, on the same files, in one run.
 
-    python benchmarks/loading.py [--rounds 5]
+    python benchmarks/loading.py [--rounds 3]
+    python benchmarks/loading.py --table
 
 Needs the extra `peers` (torch, the_well, xbatcher, dask). The files have 4096 samples of two fields of 64 x 64 in
 float32, 128 MiB in all, in chunks of 8 samples: `a` has two values, as the permeability of Darcy flow, `u` is a sum of
@@ -352,6 +353,16 @@ def main(rounds: int) -> None:
     Path(__file__).with_name("loading.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
+def table(report: dict) -> str:
+    """The ratios as the documentation shows them."""
+    lines = ["| against | one epoch, warm | cold | ten epochs, warm | cold | target |", "|---|---|---|---|---|---|"]
+    for what, warm in report["warm"]["ratios"].items():
+        cold = report["cold"]["ratios"][what]
+        numbers = [warm["ratio"], cold["ratio"], warm.get("ten epochs", "-"), cold.get("ten epochs", "-")]
+        lines.append(f"| {what} | " + " | ".join(map(str, numbers)) + f" | {warm['target']} |")
+    return "\n".join(lines)
+
+
 def versions() -> dict:
     """What the figures depend on."""
     from importlib.metadata import version
@@ -362,12 +373,15 @@ def versions() -> dict:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--table", action="store_true", help="print the ratios that were measured last")
     parser.add_argument("--one")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--cold", action="store_true")
     options = parser.parse_args()
-    if options.one:
+    if options.table:
+        print(table(json.loads(Path(__file__).with_name("loading.json").read_text())))
+    elif options.one:
         print(measure(options.one, options.folder, options.cold))
     else:
         main(options.rounds)
