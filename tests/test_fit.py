@@ -284,8 +284,10 @@ def test_ctrl_c_returns_the_last_good_model(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent("""
-        import jax, jax.numpy as jnp, numpy as np, optax
+        import signal, jax, jax.numpy as jnp, numpy as np, optax
         from sciml import fit
+        # Shells start jobs in the background with the signal ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         def report(state):
             if state.step > 1: print("going", flush=True)
         model, history = fit(jnp.ones(3), lambda m, b: jnp.sum(m**2), lambda k: 0.0, optax.sgd(1e-9),
