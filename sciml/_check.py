@@ -123,8 +123,8 @@ def _show(name: str, totals, grid, tolerance: float) -> None:
     console.print(f"  derivatives: {grid.treatment()}", highlight=False)
     if any(one.verdict == "undecided" for one in totals.values()):
         console.print(
-            "  undecided: the grid or the stored times are too coarse for these derivatives (the floor); store more, or "
-            "check a later part of the data",
+            "  undecided: the grid or the stored times are too coarse for these derivatives (the floor); store more, "
+            "or check a later part of the data",
             highlight=False,
         )
     left_out = {a.name: 1 - a.count / max(1, a.points) for a in totals.values() if a.count < a.points}
