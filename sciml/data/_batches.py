@@ -44,7 +44,8 @@ class Batches:
     - `memory`: bytes for everything that is read ahead in this process. `batches.memory` states the bound that holds.
     - `pad`: the last batch of an epoch is filled up with copies, and each batch is `(batch, mask)` for `sciml.masked`;
       otherwise rows that do not fill a batch wait for another epoch.
-    - `threads`: readers; `ahead`: batches that are ready on the devices. Neither changes the batches.
+    - `threads`: readers, by default one for each processor, up to eight that fit into a tenth of the memory; `ahead`:
+      batches that are ready on the devices. Neither changes the batches.
     - `sharding`: a `NamedSharding` for all arrays of the batch, or one for each: the leading axis is that of the batch,
       a further mesh axis may cut the grid. Each process reads only its part.
     - `nan`: whether missing values (NaN) may reach the model; otherwise they raise a DataError.
@@ -76,8 +77,8 @@ class Batches:
             raise ValueError(f"size, ahead and threads must be above 0, got {size}, {ahead}, {threads}")
         self.dataset, self.size, self.pad = dataset, size, pad
         self.ahead, self.nan, self.skip_bad = ahead, nan, skip_bad
-        self.threads = threads or reader_threads()
         whole = plan(dataset)
+        self.threads = threads or min(reader_threads(), _most_readers(whole, memory))
         if whole.rows < size and not pad:
             raise ValueError(
                 f"a batch of {size} is larger than the data, {whole.rows} rows; pass pad=True or a smaller size"
@@ -362,11 +363,16 @@ def _fixed_bytes(plan: Plan, rows: int, batches: int, threads: int) -> int:
     return batches * batch + threads * max(_scratch(f.array) for f in plan.feeds)
 
 
+def _most_readers(whole: Plan, memory: int) -> int:
+    """For how many readers there is room in a tenth of the memory."""
+    return max(1, min(MOST_THREADS, memory // 10 // max(_scratch(f.array) for f in whole.feeds)))
+
+
 def _budget(whole: Plan, size: int, memory: int) -> int:
     """What pools may have. The order follows from it, so it must not depend on threads, devices and processes: it is
-    that of four batches and eight readers, or half of the memory where that is more.
+    what four batches and as many readers as there is room for leave, or half of the memory where that is more.
     """
-    return max(memory // 2, memory - _fixed_bytes(whole, size, 4, MOST_THREADS))
+    return max(memory // 2, memory - _fixed_bytes(whole, size, 4, _most_readers(whole, memory)))
 
 
 def _order(whole: Plan, size: int, seed: int, shuffle: bool, pool: int | None, budget: int) -> Order:
