@@ -17,7 +17,6 @@ zero.
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import sciml
@@ -71,17 +70,5 @@ def equations(nu: float = 0.1, end: float = 1.0, **settings) -> sciml.PDE:
 @partial(jax.jit, static_argnames=("nu", "end", "frames", "step"))
 def solve(initial: jax.Array, nu: float, end: float, frames: int, step: float) -> jax.Array:
     """From initial values (sample, x) to (sample, frames + 1, x)."""
-    n = initial.shape[1]
-    size, steps = sciml.data.whole_steps(end / frames, step)
-    (k,) = sciml.data.wavenumbers((n,), (1.0,))
-    kept = sciml.data.dealiasing((n,))
-
-    def nonlinear(v):
-        return -0.5j * k * kept * jnp.fft.rfft(jnp.fft.irfft(v * kept, n) ** 2)
-
-    def observe(v):
-        return jnp.fft.irfft(v, n)
-
-    state = jnp.fft.rfft(initial)
-    out = sciml.data.etdrk4(-nu * k**2, nonlinear, state, step=size, steps=steps, frames=frames, observe=observe)
-    return jnp.moveaxis(out, 0, 1)
+    (k,) = sciml.data.wavenumbers(initial.shape[1:], (1.0,))
+    return sciml.data.etdrk4_burgers(initial, -nu * k**2, k, end=end, frames=frames, step=step)

@@ -76,17 +76,5 @@ def equations(length: float = 64.0, end: float = 50.0, **settings) -> sciml.PDE:
 @partial(jax.jit, static_argnames=("length", "end", "frames", "step"))
 def solve(initial: jax.Array, length: float, end: float, frames: int, step: float) -> jax.Array:
     """From initial values (sample, x) to (sample, frames + 1, x)."""
-    n = initial.shape[1]
-    size, steps = sciml.data.whole_steps(end / frames, step)
-    (k,) = sciml.data.wavenumbers((n,), (length,))
-    kept = sciml.data.dealiasing((n,))
-
-    def nonlinear(v):
-        return -0.5j * k * kept * jnp.fft.rfft(jnp.fft.irfft(v * kept, n) ** 2)
-
-    def observe(v):
-        return jnp.fft.irfft(v, n)
-
-    state = jnp.fft.rfft(initial)
-    out = sciml.data.etdrk4(k**2 - k**4, nonlinear, state, step=size, steps=steps, frames=frames, observe=observe)
-    return jnp.moveaxis(out, 0, 1)
+    (k,) = sciml.data.wavenumbers(initial.shape[1:], (length,))
+    return sciml.data.etdrk4_burgers(initial, k**2 - k**4, k, end=end, frames=frames, step=step)

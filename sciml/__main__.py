@@ -77,6 +77,7 @@ def _parsers():
     check.add_argument("file")
     check.add_argument("problem", metavar="NAME|FILE.py", help="a problem or a data set; its settings are options")
     check.add_argument("--samples", type=int, help="how many are read (default all)")
+    check.add_argument("--skip", type=int, default=0, help="stored times at the beginning to leave out (0)")
     check.add_argument("--tolerance", type=float, default=0.01, help="largest relative residual that passes (0.01)")
     check.add_argument("--periodic", metavar="x,y", help="axes that are periodic, where the file does not say")
     check.add_argument("--order", type=int, default=6, help="of the finite differences (6)")
@@ -163,8 +164,8 @@ def _check(options, rest: list[str]) -> int:
     card = _card(find_dataset if is_data else find_problem, options.problem, "make" if is_data else "problem")
     if card is None:
         return 1
-    settings = _settings(card, rest, ["samples", "tolerance", "periodic", "order", "figure"])
-    chosen = {name: getattr(options, name) for name in ("samples", "tolerance", "order", "figure")}
+    settings = _settings(card, rest, ["samples", "skip", "tolerance", "periodic", "order", "figure"])
+    chosen = {name: getattr(options, name) for name in ("samples", "skip", "tolerance", "order", "figure")}
     periodic = None if options.periodic is None else set(options.periodic.split(","))
     run = lambda: check_command(options.file, options.problem, settings, periodic=periodic, **chosen)  # noqa: E731
     return _guarded(options, card.path, run)

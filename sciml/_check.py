@@ -16,18 +16,20 @@ def check_command(
     order: int = 6,
     tolerance: float = 0.01,
     samples: int | None = None,
+    skip: int = 0,
     figure: str | Path | None = None,
 ) -> int:
     """Prints a table of the residuals of a problem's equations on a file's grid: exit code 0 where all verdicts are
     "yes", 1 where one is "no", 3 where one is "undecided".
 
     `file` is anything that `sciml.open` opens, or a Dataset of sciml or xarray; `name` a problem, a data set or a path
-    of either. `samples` limits how many are read. Raises ValueError for what the file or the problem does not have.
+    of either. `samples` limits how many are read, `skip` leaves out stored times at the beginning. Raises ValueError
+    for what the file or the problem does not have.
     """
     from .pde._grid import ALIASES, assess_grid
 
     equations = find_equations(name, settings)
-    data, read = _reader(file)
+    data, read = _reader(file, skip)
     sizes = {str(d): int(n) for d, n in (data.sizes if hasattr(data, "sizes") else data.dims).items()}
     names = rename or {}
     axes = _axes(equations, {names.get(d, d) for d in sizes})
@@ -87,7 +89,7 @@ def _check_settings(function, settings) -> None:
             raise ValueError(f"no setting '{setting}'; {nearest_names(setting, known)}")
 
 
-def _reader(file: Any):
+def _reader(file: Any, skip: int):
     """A data set, and a function from a selection to an xarray Dataset in memory."""
     import xarray as xr
 
@@ -95,6 +97,14 @@ def _reader(file: Any):
         from .data._open import open as open_data
 
         file = open_data(file)
+    if skip:
+        sizes = file.sizes if isinstance(file, xr.Dataset) else file.dims
+        time = next((d for d in ("t", "time") if d in sizes), None)
+        if time is None or not 0 < skip < sizes[time]:
+            have = "no dimension of time" if time is None else f"{sizes[time]} times"
+            raise ValueError(f"skip: cannot leave out the first {skip} stored times, the file has {have}")
+        later: dict[str, Any] = {time: slice(skip, None)}
+        file = file.isel(**later)
     if isinstance(file, xr.Dataset):
         return file, lambda chosen: file.isel(chosen).load()
     return file, lambda chosen: file.isel(**chosen).to_xarray()
@@ -124,7 +134,7 @@ def _show(name: str, totals, grid, tolerance: float) -> None:
     if any(one.verdict == "undecided" for one in totals.values()):
         console.print(
             "  undecided: the grid or the stored times are too coarse for these derivatives (the floor); store more, "
-            "or check a later part of the data",
+            "or leave out early times (--skip N)",
             highlight=False,
         )
     left_out = {a.name: 1 - a.count / max(1, a.points) for a in totals.values() if a.count < a.points}

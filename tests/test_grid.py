@@ -309,6 +309,11 @@ def test_check_command(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "heat" in capsys.readouterr().out
     assert check_command(fields, path, {"k": 0.3}) == 1
+    spoilt = fields.copy(deep=True)
+    spoilt["u"].loc[{"time": spoilt.time[0]}] = 5.0
+    assert check_command(spoilt, path, {}) == 1 and check_command(spoilt, path, {}, skip=1) == 0
+    with pytest.raises(ValueError, match="first 999 stored times, the file has"):
+        check_command(fields, path, {}, skip=999)
     coarse = heat_field(3, 5)
     assert check_command(coarse, path, {}) == 3
     with pytest.raises(ValueError, match="no setting 'q'"):

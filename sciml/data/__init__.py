@@ -13,6 +13,7 @@ from ._open import open as open
 from ._recipe import Recipe as Recipe
 from ._solvers import dealiasing as dealiasing
 from ._solvers import etdrk4 as etdrk4
+from ._solvers import etdrk4_burgers as etdrk4_burgers
 from ._solvers import neumann_gaussian as neumann_gaussian
 from ._solvers import periodic_gaussian as periodic_gaussian
 from ._solvers import sample_keys as sample_keys

@@ -164,21 +164,17 @@ def _move(made: Path, path: Path, work: Path) -> None:
             raise
     else:
         os.replace(made, path)
-    _sync_folder(path.parent)
+    _sync_one(path.parent)
 
 
 def _sync(path: Path) -> None:
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    for file in files:
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    """Brings a file, or all files of a folder, to the disk."""
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        _sync_one(file)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
