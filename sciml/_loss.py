@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -135,3 +136,87 @@ def masked(loss: Callable) -> Callable:
         return out
 
     return counted
+
+
+def chunked(loss: Callable, rows: int) -> Callable:
+    """The same loss, of `rows` examples of the batch at a time: values and gradients add up over a compiled loop, so
+    that memory is that of `rows` examples. On CPUs it is also faster where their arrays then fit into the cache.
+
+    Each term becomes the root mean square over the batch. Its gradient comes with its value, so that each term costs a
+    backward pass of its own: put what belongs together into one term. Not for optimisers that need each residual.
+    Examples lie along the first axis of each residual and of each array of the batch.
+
+    Raises ValueError for `rows` below 1 and for arrays without a common first axis; TypeError for a scalar loss.
+    """
+    if rows < 1:
+        raise ValueError(f"chunked: rows must be 1 or more, got {rows}")
+
+    def evaluated(model, batch):
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        return _chunked_roots(lambda p, b: _dict_of(loss(eqx.combine(p, static), b)), rows, params, batch)
+
+    return evaluated
+
+
+def _dict_of(terms: Any) -> dict:
+    if not isinstance(terms, Mapping):
+        raise TypeError("chunked needs a loss that returns a dict of residuals")
+    return dict(terms)
+
+
+def _chunked_roots(terms_of: Callable, rows: int, params: Any, batch: Any) -> dict[str, Array]:
+    sizes = {jnp.shape(a)[:1] for a in jax.tree.leaves(batch)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(f"chunked: expected arrays with one first axis in common, got lengths {sorted(sizes)}")
+    count = sizes.pop()[0]
+
+    def squares(params, part):
+        return {name: jnp.mean(jnp.square(r)) for name, r in terms_of(params, part).items()}
+
+    @jax.custom_vjp
+    def roots(params):
+        total = _sum_over_chunks(lambda part: squares(params, part), rows, batch, count)
+        return jax.tree.map(jnp.sqrt, total)
+
+    def forward(params):
+        def value_and_gradient(part):
+            values, pull = jax.vjp(lambda p: squares(p, part), params)
+            return values, [pull(_one_of(values, name))[0] for name in values]
+
+        total, gradients = _sum_over_chunks(value_and_gradient, rows, batch, count)
+        found = jax.tree.map(jnp.sqrt, total)
+        return found, (found, gradients)
+
+    def backward(saved, cotangents):
+        found, gradients = saved
+        # d sqrt(s) = ds / (2 sqrt(s)); where all residuals vanish, so does the gradient.
+        factors = [
+            jnp.where(found[n] > 0, cotangents[n] / (2 * jnp.where(found[n] > 0, found[n], 1)), 0) for n in found
+        ]
+        scaled = [jax.tree.map(lambda g, f=f: f * g, gradient) for f, gradient in zip(factors, gradients)]
+        return (jax.tree.map(lambda *g: sum(g), *scaled),)
+
+    roots.defvjp(forward, backward)
+    return roots(params)
+
+
+def _one_of(values: dict, name: str) -> dict:
+    return {n: jnp.ones_like(v) if n == name else jnp.zeros_like(v) for n, v in values.items()}
+
+
+def _sum_over_chunks(function: Callable, rows: int, batch: Any, count: int) -> Any:
+    """The mean of `function` over chunks, weighted by their examples; a shorter last one is taken by itself."""
+    whole, rest = divmod(count, rows)
+    total = None
+    if whole:
+        # Every so many rows make a chunk, so that a batch that is spread over devices stays so.
+        parts = jax.tree.map(lambda a: jnp.moveaxis(a[: whole * rows].reshape(rows, whole, *a.shape[1:]), 1, 0), batch)
+        add = lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None)  # noqa: E731
+        shapes = jax.eval_shape(function, jax.tree.map(lambda a: a[0], parts))
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total = jax.tree.map(lambda a: a * (rows / count), jax.lax.scan(add, zero, parts)[0])
+    if rest:
+        last = function(jax.tree.map(lambda a: a[whole * rows :], batch))
+        scaled = jax.tree.map(lambda a: a * (rest / count), last)
+        total = scaled if total is None else jax.tree.map(jnp.add, total, scaled)
+    return total

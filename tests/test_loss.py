@@ -1,11 +1,13 @@
 """Losses and functions from losses to losses."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sciml import Groups, combine, masked, misfit, relative_misfit, weighted
+import sciml
+from sciml import Groups, chunked, combine, masked, misfit, relative_misfit, weighted
 from sciml._loss import mean_squares, total
 
 
@@ -83,3 +85,49 @@ def test_masked_names_a_residual_without_rows():
 
     with pytest.raises(ValueError, match="'whole' has shape"):
         masked(loss)(None, (None, jnp.ones(3, bool)))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 20])
+def test_chunked_equals_the_whole(rows):
+    """Values and gradients, of two terms with weights outside, also with a shorter last chunk."""
+    with sciml.double_precision():
+        model = eqx.nn.MLP(2, 1, 8, 2, key=jax.random.key(0))
+        batch = (jax.random.normal(jax.random.key(1), (8, 2)), jax.random.normal(jax.random.key(2), (8, 1)))
+
+        def loss(model, batch):
+            value = jax.vmap(model)(batch[0])
+            return {"a": value - batch[1], "b": jnp.sin(value)}
+
+        def total(make):
+            return lambda m: sum(jnp.mean(r**2) for r in weighted(make(loss), a=3.0)(m, batch).values())
+
+        whole, part = (eqx.filter_value_and_grad(total(f))(model) for f in (lambda x: x, lambda x: chunked(x, rows)))
+        np.testing.assert_allclose(part[0], whole[0], rtol=1e-12)
+        for a, b in zip(jax.tree.leaves(part[1]), jax.tree.leaves(whole[1])):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_chunked_needs_less_memory():
+    model = eqx.nn.MLP(4, 4, 256, 3, key=jax.random.key(0))
+    batch = (jnp.ones((4096, 4)), jnp.ones((4096, 4)))
+    sizes = []
+    for loss in (sciml.misfit, chunked(sciml.misfit, 256)):
+        gradient = eqx.filter_grad(lambda m, loss=loss: jnp.mean(loss(m, batch)["misfit"] ** 2))
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        compiled = jax.jit(lambda p: gradient(eqx.combine(p, static))).lower(params).compile()
+        sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < sizes[0] / 4
+
+
+def test_chunked_at_a_perfect_fit_has_no_gradient():
+    gradient = jax.grad(lambda w: jnp.mean(chunked(lambda m, b: {"r": m * b}, 2)(w, jnp.zeros(4))["r"] ** 2))(1.0)
+    assert gradient == 0
+
+
+def test_chunked_refuses():
+    with pytest.raises(ValueError, match="rows must be 1"):
+        chunked(sciml.misfit, 0)
+    with pytest.raises(ValueError, match="first axis in common"):
+        chunked(sciml.misfit, 2)(lambda x: x, (jnp.ones(3), jnp.ones(4)))
+    with pytest.raises(TypeError, match="dict of residuals"):
+        chunked(lambda m, b: jnp.sum(b), 2)(1.0, jnp.ones(4))

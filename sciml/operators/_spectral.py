@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ._axes import Axis, Bounded, Cosine, Periodic, Sine, as_axes, left
+from ._axes import Axis, Bounded, Periodic, as_axes, left
 from ._weights import Dense, Weights
 
 # A product with a matrix costs as much as this many operations of a Fourier transform (benchmarks/operators.py).

@@ -1,4 +1,4 @@
-"""The weights of spectral convolutions: a matrix over channels for each mode, whole or as a product of small factors."""
+"""The weights of spectral convolutions: a matrix over channels for each mode, or a product of small factors."""
 
 import abc
 import math
