@@ -2,7 +2,9 @@
 drives named residuals to zero."""
 
 from . import data as data
+from . import metrics as metrics
 from . import nn as nn
+from . import operators as operators
 from . import optim as optim
 from . import pde as pde
 from ._fit import NonFiniteWarning as NonFiniteWarning

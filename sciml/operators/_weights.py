@@ -22,28 +22,31 @@ class Weights(eqx.Module):
 class Dense(Weights):
     """A full matrix for each mode."""
 
-    matrices: Array  # (parts, *modes, in, out)
+    # In this order the products of small batches, and their gradients, run several times as fast on CPUs as with the
+    # parts in front or the inputs first.
+    matrices: Array  # (*modes, parts, out, in)
 
     def __init__(self, in_channels: int, out_channels: int, modes: tuple[int, ...], parts: int, *, key: Array):
         scale = math.sqrt(2 / (in_channels + out_channels) / parts)
-        self.matrices = scale * jax.random.normal(key, (parts, *modes, in_channels, out_channels))
+        self.matrices = scale * jax.random.normal(key, (*modes, parts, out_channels, in_channels))
 
     def mix(self, spectrum, chosen):
-        return _multiply(spectrum, *_kept(self.matrices, chosen), subscripts="Ki,Kio->Ko")
+        return _multiply(spectrum, _kept(self.matrices, chosen))
 
 
 class Separable(Weights):
     """A number for each channel and mode: channels are not mixed (as depthwise convolutions)."""
 
-    factors: Array  # (parts, *modes, channels)
+    factors: Array  # (*modes, parts, channels)
 
     def __init__(self, in_channels: int, out_channels: int, modes: tuple[int, ...], parts: int, *, key: Array):
         if in_channels != out_channels:
             raise ValueError(f"Separable: as many channels out as in, got {in_channels} and {out_channels}")
-        self.factors = jax.random.normal(key, (parts, *modes, in_channels)) / math.sqrt(parts)
+        self.factors = jax.random.normal(key, (*modes, parts, in_channels)) / math.sqrt(parts)
 
     def mix(self, spectrum, chosen):
-        return _multiply(spectrum, *_kept(self.factors, chosen), subscripts="Ki,Ki->Ki")
+        products = spectrum[..., None, :] * _kept(self.factors, chosen)
+        return _recombined(products)
 
 
 class Tucker(Weights):
@@ -55,7 +58,7 @@ class Tucker(Weights):
     factors: list[Array]
 
     def __init__(self, in_channels, out_channels, modes, parts, *, rank: float = 0.5, key: Array):
-        sizes = (*modes, in_channels, out_channels)
+        sizes = (*modes, out_channels, in_channels)
         ranks = [max(1, math.ceil(rank * n)) for n in sizes]
         keys = jax.random.split(key, len(sizes) + 1)
         scale = math.sqrt(2 / (in_channels + out_channels) / parts)
@@ -66,7 +69,7 @@ class Tucker(Weights):
         whole = self.core
         for dim, factor in enumerate(self.factors):
             whole = jnp.moveaxis(jnp.tensordot(whole, factor, axes=(dim + 1, 1)), -1, dim + 1)
-        return _multiply(spectrum, *_kept(whole, chosen), subscripts="Ki,Kio->Ko")
+        return _multiply(spectrum, _kept(jnp.moveaxis(whole, 0, -3), chosen))
 
 
 class CP(Weights):
@@ -76,7 +79,7 @@ class CP(Weights):
     factors: list[Array]
 
     def __init__(self, in_channels, out_channels, modes, parts, *, rank: int = 64, key: Array):
-        sizes = (*modes, in_channels, out_channels)
+        sizes = (*modes, out_channels, in_channels)
         keys = jax.random.split(key, len(sizes) + 1)
         scale = math.sqrt(2 / (in_channels + out_channels) / parts / rank)
         self.core = scale * jax.random.normal(keys[0], (parts, rank))
@@ -86,27 +89,27 @@ class CP(Weights):
         letters = "abcdefgh"[: len(self.factors)]
         terms = ",".join(f"{c}r" for c in letters)
         whole = jnp.einsum(f"pr,{terms}->p{letters}", self.core, *self.factors)
-        return _multiply(spectrum, *_kept(whole, chosen), subscripts="Ki,Kio->Ko")
+        return _multiply(spectrum, _kept(jnp.moveaxis(whole, 0, -3), chosen))
 
 
-def _kept(matrices: Array, chosen: tuple) -> tuple[Array, int]:
-    """The matrices of the modes in use, and the number of dimensions of these."""
+def _kept(matrices: Array, chosen: tuple) -> Array:
+    """The matrices of the modes in use."""
     rows, mask = chosen
-    kept = matrices[(slice(None), *rows)]
+    kept = matrices[rows]
     if mask is not None:
-        kept = jnp.where(mask.reshape(*mask.shape, *(1,) * (kept.ndim - 1 - mask.ndim)), kept, 0)
-    return kept, len(rows)
+        kept = jnp.where(mask.reshape(*mask.shape, *(1,) * (kept.ndim - mask.ndim)), kept, 0)
+    return kept
 
 
-def _multiply(z: Array, w: Array, dimensions: int, *, subscripts: str) -> Array:
-    """A product for each mode, of real numbers or of pairs."""
-    rule = subscripts.replace("K", "abcdefgh"[:dimensions].upper())
+def _multiply(z: Array, w: Array) -> Array:
+    """A product for each mode: `(parts, *modes, in)` with `(*modes, parts, out, in)`."""
+    modes = "ABCDEFGH"[: z.ndim - 2]
+    return _recombined(jnp.einsum(f"p{modes}i,{modes}qoi->p{modes}qo", z, w, precision=jax.lax.Precision.HIGHEST))
 
-    def times(x, y):
-        return jnp.einsum(rule, x, y, precision=jax.lax.Precision.HIGHEST)
 
-    if z.shape[0] == 1:
-        return times(z[0], w[0])[None]
-    real = times(z[0], w[0]) - times(z[1], w[1])
-    imaginary = times(z[0], w[1]) + times(z[1], w[0])
-    return jnp.stack([real, imaginary])
+def _recombined(products: Array) -> Array:
+    """All products of parts, `(parts, *modes, parts, channels)`, as parts of the complex product."""
+    if products.shape[0] == 1:
+        return products[..., 0, :]
+    real = products[0][..., 0, :] - products[1][..., 1, :]
+    return jnp.stack([real, products[0][..., 1, :] + products[1][..., 0, :]])
