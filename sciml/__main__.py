@@ -1,4 +1,4 @@
-"""The command line: `sciml list | run | make | check | inspect | rechunk`."""
+"""The command line: `sciml list | run | compare | make | check | inspect | rechunk`."""
 
 import argparse
 import ast
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _STARTED = time.time()
+# Of a run's budget, at most a tenth and at most this is set aside for what comes after training.
+AHEAD_SECONDS = 15.0
 
 
 class UsageError(Exception):
@@ -20,20 +22,23 @@ class UsageError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    # Called from Python, the time before is not that of the command.
+    started = _process_start() if arguments is None else time.time()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser, parsers = _parsers()
     options, rest = parser.parse_known_args(arguments)
     own = parsers[options.command]
     commands = {
         "list": lambda: _list(),
-        "run": lambda: _run(options, rest),
+        "run": lambda: _run(options, rest, started),
+        "compare": lambda: _compare(options),
         "make": lambda: _make(options, rest),
         "check": lambda: _check(options, rest),
         "inspect": lambda: _inspect(options),
         "rechunk": lambda: _rechunk(options),
     }
     try:
-        if options.command in ("list", "inspect", "rechunk") and rest:
+        if options.command in ("list", "compare", "inspect", "rechunk") and rest:
             own.error(f"unrecognised: {' '.join(rest)}")
         if options.command == "run" and options.problem is None:
             own.print_help()
@@ -43,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sciml: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        done = "nothing half-made was kept" if options.command != "run" else "there is no solution yet"
+        done = "nothing half-made was kept" if options.command != "run" else "the results are not complete"
         print(f"sciml: interrupted; {done}", file=sys.stderr)
         return 130
 
@@ -59,10 +64,16 @@ def _parsers():
         "run", help="solve a problem, provided (NAME) or your own (FILE.py)", add_help=False, allow_abbrev=False
     )
     run.add_argument("problem", nargs="?", metavar="NAME|FILE.py")
-    run.add_argument("--seed", type=int, default=0, help="of all random numbers (default 0)")
+    run.add_argument("--seed", type=int, help="of all random numbers (default 0, or that of the problem)")
     run.add_argument("--budget", metavar="60s", help="wall time: seconds, or with a unit as in 90s, 2m, 1h")
     run.add_argument("--out", metavar="DIR", help="where results are written (default runs/NAME)")
     run.add_argument("-h", "--help", action="store_true", help="the problem's card and settings")
+    compare = commands.add_parser(
+        "compare", help="the results of other packages for a problem, beside those of your own run", allow_abbrev=False
+    )
+    compare.add_argument("problem", metavar="NAME", help="a provided problem with results of peers")
+    compare.add_argument("--run", metavar="DIR", help="where your own run was written (default runs/NAME)")
+    compare.add_argument("--figure", metavar="FILE.png", help="default runs/NAME/compare.png")
     make = commands.add_parser(
         "make", help="make or fetch a data set; without NAME, list them", add_help=False, allow_abbrev=False
     )
@@ -100,10 +111,10 @@ def _parsers():
     )
     rechunk.add_argument("--format", choices=["hdf5", "netcdf", "zarr"], help="default: from the suffix of OUT")
     rechunk.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    for command in (run, make, check, inspect, rechunk):
+    parsers = {"run": run, "compare": compare, "make": make, "check": check, "inspect": inspect, "rechunk": rechunk}
+    for command in parsers.values():
         command.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
-    parsers = {"run": run, "make": make, "check": check, "inspect": inspect, "rechunk": rechunk, "list": parser}
-    return parser, parsers
+    return parser, parsers | {"list": parser}
 
 
 def _list() -> int:
@@ -123,7 +134,7 @@ def _list() -> int:
     return 0
 
 
-def _run(options, rest: list[str]) -> int:
+def _run(options, rest: list[str], started: float) -> int:
     from ._problem import find_problem
 
     card = _card(find_problem, options.problem, "problem")
@@ -135,7 +146,23 @@ def _run(options, rest: list[str]) -> int:
     settings = _settings(card, rest, ["seed", "budget", "out"])
     budget = card.budget if options.budget is None else _seconds(options.budget)
     out = Path(options.out or Path("runs") / card.name)
-    return _guarded(options, card.path, lambda: _solve_and_write(card, settings, options.seed, budget, out))
+    seed = _default_seed(card) if options.seed is None else options.seed
+    return _guarded(options, card.path, lambda: _solve_and_write(card, settings, seed, budget, out, started))
+
+
+def _default_seed(card) -> int:
+    text = card.settings.get("seed", "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def _compare(options) -> int:
+    from ._compare import compare_command, find_peers
+
+    try:
+        path = find_peers(options.problem)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return _guarded(options, None, lambda: compare_command(path, options.run, options.figure))
 
 
 def _make(options, rest: list[str]) -> int:
@@ -244,8 +271,9 @@ def _show_card(card) -> None:
     print(f"{card.name}: {card.text}\n")
     print("Settings:")
     for name, default in card.settings.items():
-        print(f"  --{name:<12} default {default}")
-    print("\nOptions:\n  --seed N       of all random numbers (default 0)")
+        if name != "seed":
+            print(f"  --{name:<12} default {default}")
+    print(f"\nOptions:\n  --seed N       of all random numbers (default {_default_seed(card)})")
     print(f"  --budget TIME  wall time, as in 90s or 2m (default {card.budget:g}s)")
     print(f"  --out DIR      where results are written (default runs/{card.name})")
     print("  --traceback    show the whole traceback of an error")
@@ -319,20 +347,32 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _solve_and_write(card, settings, seed, budget, out: Path) -> int:
+def _solve_and_write(card, settings, seed, budget, out: Path, started: float) -> int:
     _use_compilation_cache()
+    import inspect
+
     import jax
 
     from ._problem import Problem, load_module, make_problem
 
     module = load_module(card.path)
-    problem = make_problem(module, settings)
+    takes_seed = "seed" in inspect.signature(getattr(module, "problem", lambda: None)).parameters
+    problem = make_problem(module, settings | ({"seed": seed} if takes_seed else {}))
     key = jax.random.key(seed)
+
+    def left() -> float:
+        # The budget is that of the whole run: imports and data lie behind, evaluation and figure ahead.
+        return max(0.1 * budget, budget - (time.time() - started) - min(AHEAD_SECONDS, 0.1 * budget))
+
     if isinstance(problem, Problem):
-        report = _run_problem(problem, key, budget, out)
+        result = _run_problem(problem, key, left, out)
     else:
-        report = _run_pde(module, problem, key, budget, out)
-    _write_report(card, settings, seed, report, out)
+        result = _run_pde(module, problem, key, left(), out)
+    try:
+        # A figure that fails takes no results with it.
+        result["draw"]()
+    finally:
+        _write_report(card, settings, seed, result, out, started)
     return 0
 
 
@@ -353,22 +393,25 @@ def _run_pde(module, pde, key, budget, out: Path) -> dict:
 
     if not isinstance(pde, PDE):
         raise TypeError(f"problem() must return a PDE or a Problem, it returned {type(pde).__name__}")
-    # The budget is that of the whole run: imports lie behind, the comparison and the figure ahead.
-    spent, ahead = time.time() - _process_start(), min(6.0, 0.1 * budget)
-    solution = solve(pde, budget=max(0.1 * budget, budget - spent - ahead), key=key)
+    solution = solve(pde, budget=budget, key=key)
     metrics = solution.error() if pde.reference is not None else {}
     if hasattr(module, "evaluate"):
-        metrics |= _as_numbers(module.evaluate(solution))
+        metrics |= {name: float(value) for name, value in module.evaluate(solution).items()}
     dataset = solution.on() if pde.reference is None else solution.compare()
-    written = [out / "solution.nc", out / "figure.png"]
+    written = [out / "solution.nc"]
     write_atomically(written[0], lambda file: file.write(_netcdf(dataset)))
-    write_atomically(written[1], lambda file: solution.plot(file))
-    return {"metrics": metrics, "history": solution.history, "chosen": solution.chosen, "written": written}
 
+    def draw():
+        write_atomically(out / "figure.png", lambda file: solution.plot(file))
+        written.append(out / "figure.png")
 
-def _as_numbers(metrics) -> dict[str, float]:
-    """Metrics may come as arrays of one element; a report holds numbers."""
-    return {name: float(value) for name, value in metrics.items()}
+    return {
+        "metrics": metrics,
+        "history": solution.history,
+        "chosen": solution.chosen,
+        "written": written,
+        "draw": draw,
+    }
 
 
 def _netcdf(dataset) -> bytes:
@@ -380,23 +423,42 @@ def _netcdf(dataset) -> bytes:
         return path.read_bytes()
 
 
-def _run_problem(problem, key, budget, out: Path) -> dict:
-    from ._fit import fit
-    from ._save import save
+def _run_problem(problem, key, left: Callable[[], float], out: Path) -> dict:
+    import equinox as eqx
+    import jax
 
-    model, history = fit(
-        problem.model, problem.loss, problem.data, problem.optimiser, steps=problem.steps, seconds=budget, key=key
-    )
-    save(out / "model.zip", model)
+    from ._fit import fit
+    from ._problem import TRAINED, flat_metrics
+    from ._save import save, write_atomically
+
+    # First, so that a mistake in `evaluate` shows before the training, and their time is known.
+    baselines = problem.evaluations(problem.baselines)
+    names = {TRAINED: {name: 0.0 for metrics in baselines.values() for name in metrics}}
+    flat_metrics(names | baselines)
+    optimised = problem.model, problem.loss, problem.data, problem.optimiser
+    model, history = fit(*optimised, steps=problem.steps, seconds=left(), key=key)
+    written = [out / "model.zip"]
+    save(written[0], model)
+    evaluations = problem.evaluations({TRAINED: model}) | baselines
+
+    def draw():
+        if problem.figure is not None:
+            figure = problem.figure(model)
+            write_atomically(out / "figure.png", lambda file: figure.savefig(file, format="png", dpi=120))
+            written.append(out / "figure.png")
+
     return {
-        "metrics": _as_numbers(problem.evaluate(model)),
+        "metrics": flat_metrics(evaluations),
+        "evaluations": evaluations,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))),
         "history": history,
         "chosen": {},
-        "written": [out / "model.zip"],
+        "written": written,
+        "draw": draw,
     }
 
 
-def _write_report(card, settings, seed, result, out: Path) -> None:
+def _write_report(card, settings, seed, result, out: Path, started: float) -> None:
     import datetime
 
     from ._save import write_atomically
@@ -407,7 +469,9 @@ def _write_report(card, settings, seed, result, out: Path) -> None:
         "problem": card.name,
         "settings": settings,
         "seed": seed,
-        "seconds": time.time() - _process_start(),
+        "seconds": time.time() - started,
+        "peak_memory_mb": _peak_memory(),
+        "parameters": result.get("parameters"),
         "metrics": result["metrics"],
         "expected": card.expected,
         "stopped": history.attrs.get("stopped", ""),
@@ -419,7 +483,7 @@ def _write_report(card, settings, seed, result, out: Path) -> None:
     text = json.dumps(_finite(report), indent=1, allow_nan=False)
     path = out / "report.json"
     write_atomically(path, lambda file: file.write(text.encode()))
-    _show_table(card, report, [path, *result["written"]])
+    _show_table(card, report, result.get("evaluations", {}), [path, *result["written"]])
 
 
 def _process_start() -> float:
@@ -432,6 +496,17 @@ def _process_start() -> float:
         return min(started, _STARTED) if _STARTED - started < 60 else _STARTED
     except (OSError, IndexError, ValueError):
         return _STARTED
+
+
+def _peak_memory() -> float | None:
+    """Of this process, in MB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Bytes on macOS, units of 1024 bytes elsewhere.
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def _finite(value: Any) -> Any:
@@ -460,21 +535,36 @@ def _versions() -> dict:
     return own | packages | {"platform": platform.platform(), "cpus": os.cpu_count()}
 
 
-def _show_table(card, report, paths) -> None:
+def _show_table(card, report, evaluations, paths) -> None:
+    """A row for each metric; where there are baselines, for each model, and a column for each metric."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{card.name}: {report['seconds']:.1f} s, stopped by {report['stopped'] or 'budget'}")
-    for column in ("metric", "value", "expected"):
+    if len(evaluations) > 1:
+        names = list(dict.fromkeys(name for metrics in evaluations.values() for name in metrics))
+        rows = [[model, *(_shown(metrics.get(n, "")) for n in names)] for model, metrics in evaluations.items()]
+        if any(n in card.expected for n in names):
+            rows.append(["expected", *(f"<= {card.expected[n]:g}" if n in card.expected else "" for n in names)])
+        columns = ["model", *names]
+    else:
+        expected = {n: f"<= {v:g}" for n, v in card.expected.items()}
+        rows = [[n, _shown(v), expected.get(n, "")] for n, v in report["metrics"].items()]
+        columns = ["metric", "value", "expected"]
+    for column in columns:
         table.add_column(column)
-    for name, value in report["metrics"].items():
-        expected = card.expected.get(name)
-        shown = "not finite" if value is None else f"{value:.3e}"
-        table.add_row(name, shown, "" if expected is None else f"<= {expected:g}")
+    for row in rows:
+        table.add_row(*row)
     console = Console()
     console.print(table)
     for path in paths:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def _shown(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.3e}" if abs(value) < float("inf") else "not finite"
 
 
 def _show_users_line(path: Path | None, error: BaseException) -> None:

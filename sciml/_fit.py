@@ -78,7 +78,8 @@ def hold(data: Callable, every: int) -> Stream:
 @dataclass(frozen=True)
 class State:
     """A moment of the training: `step` steps are done. `losses` has the mean square of each term and their sum as
-    `loss`; `optimiser` is the optimiser's state.
+    `loss`; `optimiser` is the optimiser's state. The model has the present parameters, or what the optimiser makes of
+    them (their average, with `sciml.optim.averaged`); the losses are those of the present ones.
     """
 
     step: int
@@ -139,7 +140,8 @@ def fit(
       of batches (a list is repeated, epoch after epoch; `Dataset.batches` gives one that goes on at any step at once).
     - `optimiser`: an Optax transformation. It gets the extra arguments `value`, `grad`, `value_fn` (parameters -> loss
       on this batch), `residual_fn` (parameters, batch -> residuals by name; None for a scalar loss), `batch` and
-      `fresh` (whether the batch changed).
+      `fresh` (whether the batch changed). If a part of its state has a method `result` (parameters -> parameters), the
+      model that is returned has those, while training goes on from the present ones.
     - `steps`, `seconds`: the budget, whichever ends first; at least one. Seconds are wall time with compilation.
     - `every`: how many steps lie between two entries of the history. It does not change the result.
     - `key`: of the random numbers in `data`; the key of a step is `fold_in(key, step)`.
@@ -383,9 +385,21 @@ def _time_is_up(run: _Run) -> bool:
 
 
 def _state(run: _Run, carry, losses) -> State:
-    model = eqx.combine(carry[0], run.static)
+    model = eqx.combine(_result(carry[1], carry[0]), run.static)
     waiting = run.waited / max(run.elapsed(), 1e-9)
     return State(int(carry[3]), model, carry[1], dict(losses), run.elapsed(), run.rate, run.stopped, waiting)
+
+
+def _result(state, params):
+    """The parameters that the optimiser holds to be the result: those that the first part of its state with a method
+    `result` makes of the present ones; as a rule these.
+    """
+
+    def decides(part):
+        return hasattr(part, "result")
+
+    parts = [part for part in jax.tree.leaves(state, is_leaf=decides) if decides(part)]
+    return parts[0].result(params) if parts else params
 
 
 def _record(run: _Run, step: int, losses: dict[str, float]) -> None:

@@ -8,8 +8,8 @@ import inspect
 import json
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,17 +20,55 @@ from .data._recipe import Recipe
 from .data._source import digest
 from .data._write import write
 
+# What the trained model is called among its baselines.
+TRAINED = "trained"
+
 
 @dataclass(frozen=True)
 class Problem:
-    """What `sciml run` trains: the four arguments of `fit`, its steps, and `evaluate` (model -> metrics)."""
+    """What `sciml run` trains: the four arguments of `fit`, its steps, and `evaluate` (model -> metrics).
+
+    - `baselines`: other models by name, called as the trained one is, such as `persistence` or `kernel_ridge`. They are
+      evaluated as they are, and their metrics reported as `METRIC_NAME`; of a model for which a metric means nothing,
+      `evaluate` returns fewer.
+    - `figure`: draws the trained model (model -> Matplotlib figure).
+
+    Raises ValueError for a baseline without a name, or with that of the trained model.
+    """
 
     model: Any
     loss: Callable
     data: Any
     optimiser: Any
     steps: int
-    evaluate: Callable[[Any], dict[str, float]]
+    evaluate: Callable[[Any], Mapping[str, Any]]
+    baselines: Mapping[str, Any] = field(default_factory=dict)
+    figure: Callable[[Any], Any] | None = None
+
+    def __post_init__(self):
+        for name in self.baselines:
+            if not isinstance(name, str) or name in ("", TRAINED):
+                raise ValueError(f"Problem: a baseline needs a name of its own, got {name!r}")
+
+    def evaluations(self, models: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+        """The metrics of each of these models, by its name."""
+        # Metrics may come as arrays of one element; a report holds numbers.
+        return {name: {m: float(v) for m, v in self.evaluate(model).items()} for name, model in models.items()}
+
+
+def flat_metrics(evaluations: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of several models, each under a name of its own: those of a baseline as `METRIC_BASELINE`.
+
+    Raises ValueError where two would have one name.
+    """
+    found: dict[str, float] = {}
+    for model, metrics in evaluations.items():
+        for metric, value in metrics.items():
+            name = metric if model == TRAINED else f"{metric}_{model}"
+            if name in found:
+                raise ValueError(f"two metrics are called '{name}'; rename the baseline '{model}'")
+            found[name] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -55,6 +93,11 @@ def problems() -> dict[str, Path]:
 def datasets() -> dict[str, Path]:
     """The recipes of data sets by name."""
     return _files("datasets")
+
+
+def peers() -> dict[str, Path]:
+    """The results of other packages, by the name of the problem."""
+    return {path.stem: path for path in sorted(_folder("problems/peers").glob("*.json"))}
 
 
 def problem(name_or_path: str | Path, **settings: Any) -> Any:
@@ -217,12 +260,16 @@ def _literal(node, otherwise):
 
 
 def _files(folder: str) -> dict[str, Path]:
-    """In the wheel the folder lies in the package, in a checkout beside it. Empty where there is none."""
+    """The Python files of a folder by name. Empty where there is none."""
+    return {p.stem: p for p in sorted(_folder(folder).glob("*.py")) if not p.stem.startswith("_")}
+
+
+def _folder(name: str) -> Path:
+    """In the wheel the folder lies in the package, in a checkout beside it."""
     here = Path(__file__).parent
     # What lies beside an installed package is site-packages, where `datasets` is Hugging Face's.
     is_checkout = (here.parent / "pyproject.toml").is_file()
-    found = here.parent / folder if is_checkout else here / folder
-    return {p.stem: p for p in sorted(found.glob("*.py")) if not p.stem.startswith("_")}
+    return here.parent / name if is_checkout else here / name
 
 
 def nearest_names(name: str, known: list[str]) -> str:

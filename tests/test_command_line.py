@@ -196,6 +196,143 @@ def test_run_of_a_pde(capsys):
     assert "relative_l2" in capsys.readouterr().out
 
 
+COMPARED = (
+    LINE.replace(
+        "steps, evaluate)",
+        "steps, evaluate, {'half': Half(), 'slope 2': lambda x: 2 * x}, draw)",
+    )
+    .replace(
+        "import equinox as eqx",
+        """class Half:
+    slope = 1.5
+
+    def __call__(self, x):
+        return 1.5 * x
+
+
+def draw(model):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.add_subplot().plot([0, 1], [0, float(model.slope)])
+    return figure
+
+
+import equinox as eqx""",
+    )
+    .replace(
+        """    return {"slope_error": abs(model.slope - 3), "undefined": jnp.nan}""",
+        """    value = {"value": model(2.0)}
+    return value | ({"slope_error": abs(model.slope - 3)} if hasattr(model, "slope") else {})""",
+    )
+)
+
+
+def test_baselines_are_evaluated_as_the_trained_model_is(capsys):
+    write("own.py", COMPARED)
+    assert main(["run", "own.py"]) == 0
+    report = read_report("runs/own")
+    assert list(report["metrics"]) == ["value", "slope_error", "value_half", "slope_error_half", "value_slope 2"]
+    assert report["metrics"]["value"] == pytest.approx(6, abs=0.01)
+    assert report["metrics"]["slope_error"] < 1e-3
+    assert report["metrics"]["value_half"] == 3 and report["metrics"]["slope_error_half"] == 1.5
+    assert report["metrics"]["value_slope 2"] == 4
+    assert report["parameters"] == 1 and report["peak_memory_mb"] > 10
+    rows = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "│" in line}
+    assert list(rows) == ["trained", "half", "slope 2", "expected"]
+    assert "1.500e+00" in rows["half"] and "4.000e+00" in rows["slope 2"] and "<= 0.001" in rows["expected"]
+    assert Path("runs/own/figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_that_fails_takes_no_results_with_it(capsys):
+    write("own.py", COMPARED.replace("    figure = Figure()", "    figure = 1 / 0"))
+    assert main(["run", "own.py"]) == 1
+    assert "figure = 1 / 0" in capsys.readouterr().err
+    assert read_report("runs/own")["metrics"]["slope_error"] < 1e-3
+    assert sorted(p.name for p in Path("runs/own").iterdir()) == ["model.zip", "report.json"]
+
+
+def test_mistake_in_evaluate_shows_before_the_training(capsys):
+    write("own.py", COMPARED.replace("model(2.0)", "model(absent)"))
+    assert main(["run", "own.py"]) == 1
+    assert "absent" in capsys.readouterr().err and not Path("runs").exists()
+    write(
+        "own.py",
+        COMPARED.replace("'slope 2'", "'half_half'").replace('"value": model', '"value": 0, "value_half": model'),
+    )
+    assert main(["run", "own.py"]) == 1
+    assert "two metrics are called 'value_half" in capsys.readouterr().err and not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["", "trained", 3])
+def test_baselines_need_names_of_their_own(name, capsys):
+    write("own.py", COMPARED.replace("'slope 2'", repr(name)))
+    assert main(["run", "own.py"]) == 1
+    assert f"a baseline needs a name of its own, got {name!r}" in capsys.readouterr().err
+
+
+SEEDED = LINE.replace("rate: float = 1,", "rate: float = 1, seed: int = 5,").replace(
+    '{"slope_error": abs(model.slope - 3), "undefined": jnp.nan}', '{"seed": SEED}'
+)
+SEEDED = SEEDED.replace("    x = jnp.linspace", "    global SEED\n    SEED = seed\n    x = jnp.linspace")
+
+
+@pytest.mark.parametrize("arguments, seed", [([], 5), (["--seed", "7"], 7), (["--seed=0"], 0)])
+def test_seed_reaches_a_problem_that_has_one(arguments, seed, capsys):
+    write("own.py", SEEDED)
+    assert main(["run", "own.py", "--steps", "1", *arguments]) == 0
+    report = read_report("runs/own")
+    assert report["seed"] == report["metrics"]["seed"] == seed and report["settings"] == {"steps": 1}
+    capsys.readouterr()
+    assert main(["run", "own.py", "--help"]) == 0
+    assert capsys.readouterr().out.count("--seed") == 1
+
+
+def test_budget_is_that_of_the_whole_run(monkeypatch):
+    import sciml._fit
+
+    asked = []
+    fit = sciml._fit.fit
+
+    def recorded(*args, seconds, **rest):
+        asked.append(seconds)
+        return fit(*args, **rest)
+
+    monkeypatch.setattr(sciml._fit, "fit", recorded)
+    slow = "    import time\n    time.sleep(2)\n    x = jnp.linspace"
+    write("own.py", LINE.replace("    x = jnp.linspace", slow))
+    for budget in ("100s", "1s", "1h"):
+        assert main(["run", "own.py", "--steps", "1", "--budget", budget]) == 0
+    # Two seconds went by before the training; what comes after has a tenth, or 15 s. A tenth at least is for training.
+    assert 60 < asked[0] < 100 - 2 - 10 and asked[1] == pytest.approx(0.1) and 3500 < asked[2] < 3600 - 2 - 15
+
+
+def test_interrupted_problem_is_evaluated_and_written(checkout):
+    import signal
+    import time
+
+    write("own.py", COMPARED.replace("steps: int = 300", "steps: int = 10**9"))
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    command = [sys.executable, "-m", "sciml", "run", "own.py", "--budget", "5m"]
+    with open("err", "w") as err:
+        # Of its own group, so that the signal is its own; a background job ignores it otherwise.
+        process = subprocess.Popen(command, env=environment, stdout=err, stderr=err, start_new_session=True)
+    try:
+        time.sleep(1)
+        for _ in range(120):
+            if list(Path(os.environ["SCIML_CACHE"]).glob("*")) or process.poll() is not None:
+                break
+            time.sleep(0.25)
+        time.sleep(8)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, Path("err").read_text()
+    finally:
+        process.kill()
+    report = read_report("runs/own")
+    assert report["stopped"] == "interrupted" and "value_half" in report["metrics"]
+    assert Path("runs/own/figure.png").is_file() and Path("runs/own/model.zip").is_file()
+
+
 @pytest.mark.parametrize(
     "change, line, error",
     [

@@ -9,10 +9,10 @@ import pytest
 FLOORS = [
     {"_progress", "_precision", "_sharding"},
     {"_fit", "_loss", "_save", "optim"},
-    {"data", "nn"},
+    {"data", "nn", "metrics"},
     {"pde", "operators", "ode", "molecules", "generative", "uncertainty", "analysis", "interop"},
     {"_problem", "_tune"},
-    {"_make", "_check", "_inspect"},
+    {"_make", "_check", "_inspect", "_compare"},
     {"__init__", "__main__"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -26,4 +26,10 @@ from ._source import Variable as Variable
 from ._statistics import Moments as Moments
 from ._statistics import Statistics as Statistics
 from ._statistics import statistics as statistics
+from ._streams import augmented as augmented
+from ._streams import flips as flips
+from ._streams import noise as noise
+from ._streams import rotations as rotations
+from ._streams import shifts as shifts
+from ._streams import staged as staged
 from ._write import write as write

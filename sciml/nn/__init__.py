@@ -8,3 +8,5 @@ from ._normaliser import Normaliser as Normaliser
 from ._normaliser import normalised as normalised
 from ._normaliser import normaliser as normaliser
 from ._normaliser import scaled_misfit as scaled_misfit
+from ._precision import mixed_precision as mixed_precision
+from ._precision import remat as remat

@@ -14,6 +14,12 @@ from ._domain import Domain as Domain
 from ._domain import Region as Region
 from ._grid import grid_residuals as grid_residuals
 from ._pde import PDE as PDE
+from ._physics import Field as Field
+from ._physics import harmonic_mean as harmonic_mean
+from ._physics import physics as physics
+from ._physics import refine as refine
+from ._physics_points import physics_at_points as physics_at_points
+from ._physics_points import with_points as with_points
 from ._points import adaptive as adaptive
 from ._shapes import Ball as Ball
 from ._shapes import Cloud as Cloud

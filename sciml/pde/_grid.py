@@ -22,6 +22,10 @@ BATCH = {"sample", "samples", "member", "number", "ensemble", "realization", "tr
 TOLERANCE = 0.01
 # Points evaluated at once, of all dimensions together.
 BLOCK = 2**21
+HINT = (
+    "Here the fields are the variables of the data set: rename={...} gives them other names, and a parameter is a "
+    "keyword of grid_residuals."
+)
 
 
 def grid_residuals(
@@ -158,7 +162,7 @@ class Grid:
         places = tuple((a.points.tobytes(), a.period) for a in axes)
         key = (faces, places, self.spectral, part.start, part.stop)
         if key not in compiled:
-            equations = _with_terms(self.equations, terms)
+            equations = with_terms(self.equations, terms)
             compiled[key] = jax.jit(functools.partial(assess, equations, axes, self.order, self.spectral, part))
         return compiled[key]
 
@@ -203,7 +207,8 @@ class Grid:
         return ", ".join(one(a) for a in self.axes if len(a.points) > 1)
 
 
-def _with_terms(equations: GridEquations, terms) -> GridEquations:
+def with_terms(equations: GridEquations, terms) -> GridEquations:
+    """The same quantities with other terms."""
     return GridEquations(equations.axes, terms, equations.derived, equations.derived_meanings, equations.parameters)
 
 
@@ -223,9 +228,9 @@ def read_grid(equations, fields, rename, periodic, axes, order, spectral, parame
     names = _axis_names(equations, fields, axes)
     aliases = _aliases(names, fields, _all_arguments(equations))
     fields, names = fields.rename(aliases), tuple(aliases.get(a, a) for a in names)
-    bare = _equations_of(equations, fields, names, parameters)
-    needed = _needed(bare)
-    missing = sorted(n for n in needed if n not in fields.data_vars)
+    bare = equations_of(equations, [str(v) for v in fields.data_vars], names, parameters, HINT)
+    stored = needed(bare)
+    missing = sorted(n for n in stored if n not in fields.data_vars)
     if missing:
         known = [str(v) for v in fields.data_vars]
         raise ValueError(
@@ -233,18 +238,18 @@ def read_grid(equations, fields, rename, periodic, axes, order, spectral, parame
             f"variables are {', '.join(known)}. Give rename={{'...': '{missing[0]}'}} where it has another name"
         )
     fields = _with_axes(fields, names)
-    used = [*sorted(needed), *(n for n in bare.parameters if n in fields.data_vars)]
+    used = [*sorted(stored), *(n for n in bare.parameters if n in fields.data_vars)]
     used += [n for n in _coefficients(bare) if n in fields.data_vars]
     batch = tuple(dict.fromkeys(str(d) for n in used for d in fields[n].dims if d not in names))
     values = {n: _array(fields[n], batch, names) for n in used}
     holes = any(not np.isfinite(v).all() for v in values.values())
     periods = _periods(equations, fields, names, periodic)
-    grid_axes = tuple(_grid_axis(fields, n, periods, [values[v] for v in sorted(needed)], names) for n in names)
+    grid_axes = tuple(_grid_axis(fields, n, periods, [values[v] for v in sorted(stored)], names) for n in names)
     fourier = {a.name for a in grid_axes if a.period is not None and a.uniform and not holes}
-    terms, skipped = _with_faces(equations, bare.terms, grid_axes)
-    closures, first = _closures(bare, grid_axes, values)
+    terms, skipped = with_faces(equations, bare.terms, grid_axes)
+    closing, first = closures(bare, grid_axes, values)
     return Grid(
-        _with_terms(bare, (*terms, *closures)),
+        with_terms(bare, (*terms, *closing)),
         grid_axes,
         batch,
         fields,
@@ -290,19 +295,22 @@ def _aliases(names, fields, used: list[str]) -> dict[str, str]:
     return out
 
 
-def _equations_of(equations, fields, names, parameters) -> GridEquations:
+def equations_of(equations, stored: Collection[str], names, parameters, hint: str) -> GridEquations:
+    """Equations read as functions of the quantities called `stored` and of parameters. Raises ValueError, with a hint
+    for equations without a PDE, for a name that is neither.
+    """
     if isinstance(equations, PDE):
         pde = equations
         unknown = [p for p in parameters if p not in pde.numbers]
         if unknown:
             raise ValueError(f"no parameter '{unknown[0]}'; the PDE has {', '.join(pde.numbers) or 'none'}")
         numbers = pde.numbers | parameters
-        open_ = [n for n, v in numbers.items() if isinstance(v, Unknown) and n not in fields.data_vars]
+        open_ = [n for n, v in numbers.items() if isinstance(v, Unknown) and n not in stored]
         if open_:
             raise ValueError(f"the parameter '{open_[0]}' is unknown in this PDE: give it a number, {open_[0]}=...")
         terms = tuple(GridTerm(t.name, t.function, t.meanings) for t in pde.groups[INTERIOR].terms)
-        stored = [n for n in _coefficient_names(pde.derived_meanings) if n in fields.data_vars]
-        derived = {n: f for n, f in pde.derived.items() if n not in stored}
+        given = [n for n in _coefficient_names(pde.derived_meanings) if n in stored]
+        derived = {n: f for n, f in pde.derived.items() if n not in given}
         return GridEquations(pde.axes, terms, derived, pde.derived_meanings, numbers)
     functions: dict[str, Callable] = {}
     derived: dict[str, Callable] = {}
@@ -317,7 +325,7 @@ def _equations_of(equations, fields, names, parameters) -> GridEquations:
             functions[name] = item
         else:
             raise TypeError(f"expected equations and derived(...), got {type(item).__name__}; conditions need a PDE")
-    known = tuple(n for n in map(str, fields.data_vars) if n not in derived and n not in parameters)
+    known = tuple(n for n in stored if n not in derived and n not in parameters)
     vocabulary = Vocabulary(names, tuple(parameters), (*known, *derived))
 
     def meanings(function, where):
@@ -327,10 +335,7 @@ def _equations_of(equations, fields, names, parameters) -> GridEquations:
         terms = tuple(GridTerm(n, f, meanings(f, f"equation '{n}'")) for n, f in functions.items())
         derived_meanings = {n: meanings(f, f"derived quantity '{n}'") for n, f in derived.items()}
     except ValueError as error:
-        raise ValueError(
-            f"{error} Here the fields are the variables of the data set: rename={{...}} gives them other names, and a "
-            "parameter is a keyword of grid_residuals."
-        ) from None
+        raise ValueError(f"{error} {hint}") from None
     return GridEquations(names, terms, derived, derived_meanings, parameters)
 
 
@@ -343,7 +348,7 @@ def _coefficients(equations: GridEquations) -> list[str]:
     return [n for n in _coefficient_names(equations.derived_meanings) if n not in equations.derived]
 
 
-def _needed(equations: GridEquations) -> set[str]:
+def needed(equations: GridEquations) -> set[str]:
     """The variables that must be stored."""
     every = [t.meanings for t in equations.terms] + [equations.derived_meanings[n] for n in equations.derived]
     names = {m.of for ms in every for m in ms.values() if isinstance(m, Derivative | Normal)}
@@ -390,21 +395,29 @@ def _rounding(variable, values: np.ndarray) -> np.ndarray:
     return size * np.random.default_rng(0).standard_normal(values.shape)
 
 
-def _periods(equations, fields, names, periodic) -> dict[str, float | None]:
+def periods_of(equations, names, periodic) -> dict[str, float | None]:
+    """The periods of the axes that are periodic, as given or as in the PDE; None where they follow from the points.
+    Raises ValueError for an axis that does not exist.
+    """
     if periodic is not None:
+        periodic = [periodic] if isinstance(periodic, str) else periodic
         unknown = [a for a in periodic if a not in names]
         if unknown:
             raise ValueError(f"periodic: no axis '{unknown[0]}'; the axes are {', '.join(names)}")
         return dict(periodic) if isinstance(periodic, Mapping) else dict.fromkeys(periodic)
+    if not isinstance(equations, PDE):
+        return {}
+    bounds = equations.domain.bounds
+    return {a: bounds[a][1] - bounds[a][0] for a in equations.periodic_axes}
+
+
+def _periods(equations, fields, names, periodic) -> dict[str, float | None]:
     out: dict[str, float | None] = {}
-    for name in names:
+    for name in names if periodic is None else ():
         attributes = fields[name].attrs
         if attributes.get("boundary") == "periodic" or attributes.get("periodic") in (True, 1, "true", "True"):
             out[name] = None
-    if isinstance(equations, PDE):
-        bounds = equations.domain.bounds
-        out |= {a: bounds[a][1] - bounds[a][0] for a in equations.periodic_axes}
-    return out
+    return out | periods_of(equations, names, periodic)
 
 
 def _grid_axis(fields, name: str, periods, values: list[np.ndarray], names) -> GridAxis:
@@ -446,7 +459,7 @@ def _inside(equations, axes) -> np.ndarray | None:
     return equations.domain.contains(np.stack([m.ravel() for m in mesh], axis=1)).reshape(mesh[0].shape)
 
 
-def _with_faces(equations, terms, axes) -> tuple[tuple[GridTerm, ...], list[str]]:
+def with_faces(equations, terms, axes) -> tuple[tuple[GridTerm, ...], list[str]]:
     """The conditions on faces that the grid has, and the names of the others."""
     out, skipped = list(terms), []
     if not isinstance(equations, PDE):
@@ -487,16 +500,16 @@ def _face(piece, axes) -> dict[int, int] | None:
     return face
 
 
-def _closures(bare: GridEquations, axes, values) -> tuple[tuple[GridTerm, ...], dict[str, np.ndarray]]:
+def closures(bare: GridEquations, axes, values) -> tuple[tuple[GridTerm, ...], dict[str, Any]]:
     """Where the last point of a periodic grid repeats the first one, the values of both must agree."""
     terms, first = [], {}
     for i, axis in enumerate(axes):
-        for name in sorted(_needed(bare)) if axis.closed else ():
+        for name in sorted(needed(bare)) if axis.closed else ():
             place = values[name].ndim - len(axes) + i
             if values[name].shape[place] == 1:
                 continue
             start = f"{name} at the start of {axis.name}"
-            first[start] = np.take(values[name], [0], axis=place)
+            first[start] = values[name][(slice(None),) * place + (slice(0, 1),)]
             meanings = {"last": Derivative(name, ()), "first": Parameter(start)}
             terms.append(GridTerm(f"{name} periodic in {axis.name}", _jump, meanings, {i: len(axis.points) - 1}))
     return tuple(terms), first

@@ -58,23 +58,29 @@ class Evaluation:
     ):
         self.equations, self.axes, self.values = equations, axes, values
         self.order, self.spectral, self.coarse = order, spectral, coarse
+        self.dtype = jnp.result_type(*values.values()) if values else jnp.result_type(float)
         self._known: dict[Any, Array] = {}
+
+    def arguments(self, term: GridTerm) -> dict[str, Array]:
+        """The arrays that a term's function takes at every point."""
+        return {n: self._read(m, term.normal) for n, m in term.meanings.items()}
 
     def residual(self, term: GridTerm, zero: str | None = None) -> Array:
         """A term's residual, with one of its arguments set to zero if asked for."""
-        arguments = {n: self._read(m, term.normal) for n, m in term.meanings.items()}
+        arguments = self.arguments(term)
         if zero is not None:
             arguments[zero] = jnp.zeros_like(arguments[zero])
         shape = jnp.broadcast_shapes(*(jnp.shape(a) for a in arguments.values()), (1,) * len(self.axes))
-        return pointwise(term.function, arguments, shape)
+        return pointwise(term.function, arguments, shape, self.dtype)
 
     def _read(self, meaning: Meaning, normal) -> Array:
         match meaning:
             case Coordinate(index):
-                points = jnp.asarray(self.axes[index].points)
+                points = jnp.asarray(self.axes[index].points, self.dtype)
                 return points.reshape([-1 if i == index else 1 for i in range(len(self.axes))])
             case Parameter(name):
-                return self.values[name] if name in self.values else jnp.asarray(self.equations.parameters[name])
+                number = self.values[name] if name in self.values else self.equations.parameters[name]
+                return jnp.asarray(number, None if isinstance(number, int) else self.dtype)
             case Normal(of):
                 return normal[1] * self._partial(of, (normal[0],))
             case Derivative(of, partial):
@@ -109,13 +115,13 @@ class Evaluation:
         return scheme(values, along, place, derivative, self.order, spectral)
 
 
-def pointwise(function: Callable, arguments: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+def pointwise(function: Callable, arguments: Mapping[str, Array], shape: tuple[int, ...], dtype: Any) -> Array:
     """A function of numbers at every point of arrays that broadcast to `shape`."""
     flat = {n: jnp.broadcast_to(a, shape).ravel() for n, a in arguments.items()}
     size = int(np.prod(shape))
     if not flat:
-        return jnp.full(shape, jnp.asarray(function(), float))
-    out = jax.vmap(lambda values: jnp.asarray(function(**values), jnp.result_type(float)), axis_size=size)(flat)
+        return jnp.full(shape, jnp.asarray(function(), dtype))
+    out = jax.vmap(lambda values: jnp.asarray(function(**values), dtype), axis_size=size)(flat)
     return out.reshape(shape)
 
 
