@@ -1,8 +1,8 @@
 """Darcy flow on a coarse grid: permeability to pressure, 1,000 samples.
 
--div(a grad u) = f on the unit square, u = 0 on its sides; a takes two values. The small set of the neuraloperator library
-at 16 x 16, with a test set at 16 x 16 and one at 32 x 32, on which the operator is evaluated without having seen that
-resolution. Published: that library's own example, an FNO of this width and depth, reaches relative L2 errors of 0.121
+-div(a grad u) = f on the unit square, u = 0 on its sides; a takes two values. The small set of the neuraloperator
+library at 16 x 16, with a test set at 16 x 16 and one at 32 x 32, on which the operator is evaluated without having
+seen that resolution. That library's own example, an FNO of this width and depth, reaches relative L2 errors of 0.121
 and 0.171 in the same 20 epochs. `--epochs 100` is the longer run.
 
 The grid holds the sides x = 0 and y = 0 and not x = 1 and y = 1: every second point of the finer grid is one of the

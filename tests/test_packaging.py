@@ -47,11 +47,15 @@ def sources(checkout: Path, folder: str) -> set[str]:
     return {str(path.relative_to(checkout)) for path in (checkout / folder).rglob("*.py")}
 
 
+def peers(checkout: Path) -> set[str]:
+    return {str(path.relative_to(checkout)) for path in (checkout / "problems" / "peers").glob("*.json")}
+
+
 def test_wheel_holds_package_problems_and_nothing_else(checkout, built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
     files = {name for name in names if ".dist-info/" not in name}
-    roof = sources(checkout, "problems") | sources(checkout, "datasets")
+    roof = sources(checkout, "problems") | sources(checkout, "datasets") | peers(checkout)
     assert "sciml/problems/burgers.py" in files
     assert files == sources(checkout, "sciml") | {f"sciml/{name}" for name in roof}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

@@ -16,7 +16,7 @@ from sciml._loss import total
 from sciml.metrics import h1_misfit
 from sciml.nn import Normaliser, normalised, scaled_misfit
 from sciml.operators import Bounded, Cosine, Periodic, _projections, _rollout, centres, ends
-from sciml.operators._projections import bounded, conserve, divergence_free
+from sciml.operators._projections import in_range, conserve, divergence_free
 from sciml.operators._rollout import (
     Stepper,
     pushforward,
@@ -658,24 +658,24 @@ def test_bounds():
     def same(a):
         return a
 
-    positive = bounded(same, softness=0.1)(u)
+    positive = in_range(same, softness=0.1)(u)
     assert float(positive.min()) >= 0 and bool((jnp.diff(positive.reshape(-1)) >= 0).all())
-    between = bounded(same, 0.2, 0.9, softness=0.05)(u)
+    between = in_range(same, 0.2, 0.9, softness=0.05)(u)
     assert float(between.min()) >= 0.2 and float(between.max()) <= 0.9
     inside = jnp.full((1, 2, 2), 0.55)
-    np.testing.assert_allclose(bounded(same, 0.2, 0.9, softness=0.02)(inside), inside, rtol=1e-6)
-    below = bounded(same, -jnp.inf, 3.0, softness=0.1)(jnp.array([[[-50.0, 10.0]]]))
+    np.testing.assert_allclose(in_range(same, 0.2, 0.9, softness=0.02)(inside), inside, rtol=1e-6)
+    below = in_range(same, -jnp.inf, 3.0, softness=0.1)(jnp.array([[[-50.0, 10.0]]]))
     np.testing.assert_allclose(below, [[[-50.0, 3.0]]], rtol=1e-6)
-    slope = jax.grad(lambda z: bounded(same, softness=0.5)(z.reshape(1, 1, 1)).sum())(jnp.array(0.0))
+    slope = jax.grad(lambda z: in_range(same, softness=0.5)(z.reshape(1, 1, 1)).sum())(jnp.array(0.0))
     np.testing.assert_allclose(slope, 0.5, rtol=1e-6)
-    two = bounded(same, softness=0.1, channels=(1,))(jnp.full((3, 2, 2, 2), -5.0))
+    two = in_range(same, softness=0.1, channels=(1,))(jnp.full((3, 2, 2, 2), -5.0))
     assert float(two[:, 0].max()) == -5.0 and float(jnp.abs(two[:, 1]).max()) < 1e-6
 
 
 @pytest.mark.parametrize("low, high, softness", [(1.0, 0.0, 0.1), (0.0, 1.0, 0.0), (-np.inf, np.inf, 0.1)])
 def test_bounds_that_cannot_be(low, high, softness):
     with pytest.raises(ValueError, match="expected low < high"):
-        bounded(lambda a: a, low, high, softness=softness)
+        in_range(lambda a: a, low, high, softness=softness)
 
 
 @pytest.mark.parametrize(
@@ -683,7 +683,7 @@ def test_bounds_that_cannot_be(low, high, softness):
     [
         lambda m: conserve(m, (0,), axes=(Cosine(), Periodic())),
         lambda m: divergence_free(m, (0, 1)),
-        lambda m: bounded(m, 0.0, 2.0, softness=0.1, channels=(2,)),
+        lambda m: in_range(m, 0.0, 2.0, softness=0.1, channels=(2,)),
     ],
 )
 def test_projected_models_are_compiled_mapped_saved_and_kept(wrap, tmp_path):

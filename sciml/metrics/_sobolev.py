@@ -25,7 +25,7 @@ def relative_h1(
     per_sample: bool = False,
 ) -> Array:
     """The H1 norm of the error over that of the target in each sample, then the mean over samples, where the squared
-    norm is the integral of u^2 + |grad u|^2. Arguments are those of `relative_sobolev`.
+    norm is the integral of `u^2 + |grad u|^2`. Arguments are those of `relative_sobolev`.
     """
     options: Weighted = {"channel": channel, "time": time, "weights": weights, "per_sample": per_sample}
     return relative_sobolev(prediction, target, 1, grid=grid, spacing=spacing, periodic=periodic, **options)
@@ -44,8 +44,8 @@ def relative_sobolev(
 ) -> Array:
     """The H^s norm of the error over that of the target in each sample, then the mean over samples.
 
-    - `order`: s. The squared norm is the sum over modes of (1 + |k|^2)^s |u_k|^2, or the same by derivatives: the
-      integral of the sum over j of (s over j) |D^j u|^2, with the tensors of all j-th derivatives.
+    - `order`: s. The squared norm is the sum over modes of `(1 + |k|^2)^s |u_k|^2`, or the same by derivatives: the
+      integral of the sum over j of `(s over j) |D^j u|^2`, with the tensors of all j-th derivatives.
     - `grid`: the axes along which to differentiate, which must be named. Other axes of a sample are part of its norm.
     - `spacing`: the step between points or their places, one for all axes or a sequence with one for each; by default
       the grid has the length 1 along each axis.

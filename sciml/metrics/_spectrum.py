@@ -25,7 +25,7 @@ def spectrum(
     - `spacing`: the step between points (one, or one for each axis), by default that of a periodic grid of length 1.
 
     Shell j has all modes whose wave vector has a length from (j - 1/2) dk to (j + 1/2) dk, where dk is 2 pi over the
-    longest side; wavenumbers j dk are in radians per unit of length. `power`, `(*kept, shells)`, is the sum of |u_k|^2
+    longest side; wavenumbers j dk are in radians per unit of length. `power`, `(*kept, shells)`, sums `|u_k|^2`
     of each shell, averaged over samples: over shells it adds up to the mean square of the field (Parseval), so that
     power / dk is a density. Shells beyond the least Nyquist wavenumber are corners of the grid, and hold only a part of
     a sphere.

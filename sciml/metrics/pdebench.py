@@ -5,6 +5,7 @@ Axes are named as in the other metrics. Each function gives one value for each v
 the axes `channel` and `time`, as `if_mean=False` there; the mean of these is the published number.
 
 What to know when comparing:
+
 - a root is taken in each sample, variable and lead time, and then averaged (`rmse`, `nrmse`, `boundary_rmse`), but over
   the samples together in `conserved_rmse` and `fourier_rmse`;
 - `max_error` is the largest over all samples of a batch; the published number is its mean over variables, times and

@@ -42,6 +42,7 @@ from ._neighbours import radius_edges as radius_edges
 from ._neighbours import stack_clouds as stack_clouds
 from ._projections import conserve as conserve
 from ._projections import divergence_free as divergence_free
+from ._projections import in_range as in_range
 from ._projections import leray as leray
 from ._resample import at_resolution as at_resolution
 from ._resample import resample as resample

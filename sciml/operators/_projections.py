@@ -150,8 +150,8 @@ def _wavenumbers(grid: Sequence[int], lengths: Sequence[float]) -> np.ndarray:
     return np.stack(np.meshgrid(*rows, indexing="ij"))
 
 
-class Bounded(eqx.Module):
-    """A model whose output stays within bounds: see `bounded`."""
+class InRange(eqx.Module):
+    """A model whose output stays within bounds: see `in_range`."""
 
     model: Callable
     low: float = eqx.field(static=True)
@@ -165,9 +165,9 @@ class Bounded(eqx.Module):
         u = self.model(*arguments, **options)
         if self.channels is None:
             return self._limited(u)
-        _last_frame(u, self.dimensions, "bounded")
+        _last_frame(u, self.dimensions, "in_range")
         places = u.ndim - self.dimensions - 1
-        _check_channels(self.channels, u.shape[places], "bounded", "output")
+        _check_channels(self.channels, u.shape[places], "in_range", "output")
         index = (slice(None),) * places + (jnp.asarray(self.channels, int),)
         return u.at[index].set(self._limited(u[index]))
 
@@ -182,7 +182,7 @@ class Bounded(eqx.Module):
         return jnp.clip(risen - s * jax.nn.softplus((u - high) / s), low, high)
 
 
-def bounded(
+def in_range(
     model: Callable,
     low: float = 0.0,
     high: float = math.inf,
@@ -190,7 +190,7 @@ def bounded(
     softness: float,
     channels: Sequence[int] | None = None,
     dimensions: int = 2,
-) -> Bounded:
+) -> InRange:
     """A model whose output lies between `low` and `high`: by default positive, as a density or a concentration is.
 
     The output stays as it is further than a few times `softness` (in its units) inside of the bounds and bends
@@ -203,10 +203,10 @@ def bounded(
     """
     if not low < high or (math.isinf(low) and math.isinf(high)) or not softness > 0:
         raise ValueError(
-            f"bounded: expected low < high, one of them finite, and softness > 0, got {low, high, softness}"
+            f"in_range: expected low < high, one of them finite, and softness > 0, got {low, high, softness}"
         )
     chosen = None if channels is None else tuple(int(c) for c in channels)
-    return Bounded(model, float(low), float(high), float(softness), chosen, dimensions)
+    return InRange(model, float(low), float(high), float(softness), chosen, dimensions)
 
 
 def _last_frame(a: Array, dims: int, who: str) -> Array:

@@ -262,7 +262,7 @@ def _analysis_matrix(axis: Axis, n: int, count: int, kind: str) -> np.ndarray:
     if kind == "real":
         return basis.T
     if kind == "half":
-        return np.stack([basis.real.T, -basis.imag.T], axis=1)
+        return np.stack([np.real(basis).T, -np.imag(basis).T], axis=1)
     forward = np.concatenate([basis[:0:-1].conj(), basis]).conj().T
     return _pairs(forward)
 
@@ -278,7 +278,7 @@ def _synthesis_matrix(axis: Axis, n: int, count: int, kind: str) -> np.ndarray:
     if kind == "half":
         # Those of negative wavenumber are the conjugates.
         twice = np.where(np.arange(count) == 0, 1.0, 2.0)[:, None]
-        return np.stack([(twice * basis.real).T, (-twice * basis.imag).T], axis=1)
+        return np.stack([(twice * np.real(basis)).T, (-twice * np.imag(basis)).T], axis=1)
     backward = np.concatenate([basis[:0:-1].conj(), basis]).T
     return _pairs(backward.conj())
 
@@ -287,4 +287,5 @@ def _pairs(matrix: np.ndarray) -> np.ndarray:
     """A complex matrix `(n, m)` on pairs: `(2, n, 2, m)`. Read from the left it multiplies by the matrix, from the
     right by its conjugate transpose.
     """
-    return np.stack([np.stack([matrix.real, matrix.imag], 1), np.stack([-matrix.imag, matrix.real], 1)])
+    real, imaginary = np.real(matrix), np.imag(matrix)
+    return np.stack([np.stack([real, imaginary], 1), np.stack([-imaginary, real], 1)])

@@ -2,9 +2,9 @@
 
     python tests/peers/darcy_small.py --peer-python PYTHON [--epochs 20] [--seeds 0 1 2]
 
-PYTHON is an interpreter with `neuraloperator` and `torch` (the extra `peers`). Each run is a new process: imports, data,
-compilation and evaluation count. Same data, epochs, batch size, width, layers and wavenumbers; neuraloperator trains
-as its own example of this data set does (H1 loss, AdamW with learning rate 8e-3 and weight decay 1e-4, cosine
+PYTHON is an interpreter with `neuraloperator` and `torch` (the extra `peers`). Each run is a new process: imports,
+data, compilation and evaluation count. Same data, epochs, batch size, width, layers and wavenumbers; neuraloperator
+trains as its own example of this data set does (H1 loss, AdamW with learning rate 8e-3 and weight decay 1e-4, cosine
 annealing, normalised outputs), with that example's settings and with those of this package's problem. Writes
 problems/peers/darcy_small.json. Run it on an otherwise idle machine.
 """
