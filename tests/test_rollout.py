@@ -16,7 +16,7 @@ from sciml._loss import total
 from sciml.metrics import h1_misfit
 from sciml.nn import Normaliser, normalised, scaled_misfit
 from sciml.operators import Bounded, Cosine, Periodic, _projections, _rollout, centres, ends
-from sciml.operators._projections import in_range, conserve, divergence_free
+from sciml.operators._projections import conserve, divergence_free, in_range
 from sciml.operators._rollout import (
     Stepper,
     pushforward,

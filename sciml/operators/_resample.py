@@ -80,7 +80,7 @@ def _basis(axis: Axis, count: int, n: int, size: int, x: np.ndarray) -> np.ndarr
     modes = axis.modes(count, x)
     if not np.iscomplexobj(modes):
         return modes
-    rows = [modes.real, modes[1:].imag]
+    rows = [np.real(modes), np.imag(modes[1:])]
     if n % 2 == 0 and n < size:
         # The highest wave of an even number of points, of which they see the cosine only.
         rows.append(np.cos(np.pi * n * x)[None])

@@ -7,7 +7,7 @@ are real.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -62,7 +62,8 @@ class SpectralConvolution(eqx.Module):
         half = _half(self.axes)
         rows = [2 * m - 1 if _signed(a, i, half) else m for i, (m, a) in enumerate(zip(self.modes, self.axes))]
         parts = 1 if half is None else 2
-        self.weights = weights(in_channels, out_channels, tuple(rows), parts, key=key)
+        make: Callable = weights
+        self.weights = make(in_channels, out_channels, tuple(rows), parts, key=key)
         self.active = None
 
     def __call__(
