@@ -1,7 +1,6 @@
 """Fourier neural operators on grids."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import equinox as eqx
 import jax
@@ -32,7 +31,7 @@ class FourierLayer(eqx.Module):
         modes: Sequence[int],
         axes: Sequence[Axis],
         expansion: float,
-        weights: type[Weights] | partial,
+        weights: Callable[..., Weights],
         activation: Callable,
         last: bool,
         key: Array,
@@ -85,7 +84,7 @@ class FNO(eqx.Module):
         layers: int = 4,
         expansion: float = 0.5,
         axes: Axis | Sequence[Axis] = Periodic(),
-        weights: type[Weights] | partial = Dense,
+        weights: Callable[..., Weights] = Dense,
         activation: Callable = jax.nn.gelu,
         key: Array,
     ):

@@ -52,7 +52,7 @@ class SpectralConvolution(eqx.Module):
         *,
         modes: int | Sequence[int],
         axes: Axis | Sequence[Axis] = Periodic(),
-        weights: type[Weights] | functools.partial = Dense,
+        weights: Callable[..., Weights] = Dense,
         key: Array,
     ):
         self.modes = (modes,) if isinstance(modes, int) else tuple(modes)
@@ -62,8 +62,7 @@ class SpectralConvolution(eqx.Module):
         half = _half(self.axes)
         rows = [2 * m - 1 if _signed(a, i, half) else m for i, (m, a) in enumerate(zip(self.modes, self.axes))]
         parts = 1 if half is None else 2
-        make: Callable = weights
-        self.weights = make(in_channels, out_channels, tuple(rows), parts, key=key)
+        self.weights = weights(in_channels, out_channels, tuple(rows), parts, key=key)
         self.active = None
 
     def __call__(

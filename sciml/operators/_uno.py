@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import equinox as eqx
 import jax
@@ -68,7 +67,7 @@ class UNO(eqx.Module):
         depth: int = 2,
         growth: float = 2.0,
         axes: Axis | Sequence[Axis] = Periodic(),
-        weights: type[Weights] | partial = Dense,
+        weights: Callable[..., Weights] = Dense,
         activation: Callable = jax.nn.gelu,
         key: Array,
     ):
