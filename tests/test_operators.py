@@ -1,6 +1,10 @@
 """Every operator on grids: one table of constructors, the same properties for each."""
 
+import json
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -168,3 +172,12 @@ def test_vanishing_holds_the_boundary():
     np.testing.assert_array_equal(out[0, 2], 1.0)
     with pytest.raises(ValueError, match="expected"):
         model(jnp.zeros((1, 5)))
+
+
+def test_a_grid_cut_over_devices():
+    """Eight devices, two for the samples times four for the first axis of the grid: the same loss and gradient."""
+    script = Path(__file__).with_name("sharded_operator.py")
+    done = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found.pop("devices") == 8 and len(found) == 4
+    assert max(found.values()) < 1e-5, found

@@ -54,6 +54,15 @@ def test_training_on_files_runs(blocks, tmp_path, monkeypatch):
     assert len(names["test"].read()["a"]) == 32
 
 
+def test_operator_trains(blocks):
+    fields = np.random.default_rng(0).normal(size=(2, 4, 1, 16, 16)).astype(np.float32)
+    source = blocks[3].replace("steps=100", "steps=2, report=None")
+    assert source != blocks[3]
+    names = {"batches": [tuple(fields)]}
+    exec(source, names)
+    assert names["history"].attrs["stopped"] == "steps"
+
+
 def test_recipe_of_ones_own_is_made(checkout, tmp_path):
     page = (checkout / "docs" / "datasets.md").read_text()
     path = tmp_path / "pendulum.py"
