@@ -26,7 +26,7 @@ def run(name: str, seed: int) -> dict:
         subprocess.run(command, check=True, env=os.environ | {"SCIML_CACHE": f"{folder}/cache"}, capture_output=True)
         report = json.loads(Path(folder, "report.json").read_text())
     return {k: report[k] for k in ("problem", "seed", "seconds", "metrics", "expected", "versions", "date")} | {
-        "method": report["chosen"]["method"]
+        "method": report["chosen"].get("method", "training")
     }
 
 

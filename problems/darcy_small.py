@@ -20,6 +20,8 @@ from sciml import operators
 
 EXPECTED = {"relative_l2": 0.08, "relative_l2_32": 0.11}
 BUDGET = 180.0
+# About the ratio of the squared norms of slope and value, so that errors of both count alike.
+BALANCE = 40.0
 
 
 def problem(
@@ -63,7 +65,7 @@ def problem(
 
     return sciml.Problem(
         model,
-        sciml.metrics.h1_misfit(grid=(-2, -1), periodic=False),
+        sciml.weighted(sciml.metrics.h1_misfit(grid=(-2, -1), periodic=False), misfit=BALANCE),
         batches,
         optax.adamw(schedule, weight_decay=decay),
         steps,

@@ -13,6 +13,8 @@ from ._domain import Box as Box
 from ._domain import Domain as Domain
 from ._domain import Region as Region
 from ._grid import grid_residuals as grid_residuals
+from ._groups import by_group as by_group
+from ._groups import together as together
 from ._pde import PDE as PDE
 from ._physics import Field as Field
 from ._physics import harmonic_mean as harmonic_mean
