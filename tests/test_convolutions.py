@@ -477,7 +477,7 @@ def test_the_integral_of_each_hat_is_kept_on_the_coarsest_grid():
     [
         ((Periodic(),), [(64,), (128,), (256,)]),
         ((Cosine(ends),), [(65,), (129,), (257,)]),
-        ((Periodic(), Bounded(ends)), [(32, 17), (64, 33), (128, 65)]),
+        ((Periodic(), Bounded(ends)), [(16, 17), (32, 33), (64, 65)]),
     ],
 )
 def test_local_operator_converges_as_the_grid_is_refined(axes, sizes):
@@ -492,6 +492,7 @@ def test_local_operator_converges_as_the_grid_is_refined(axes, sizes):
             steps = [max(1, (n - 1) // (m - 1)) for n, m in zip(size, sizes[0])]
             steps = [n // m if isinstance(axis, Periodic) else s for axis, n, m, s in zip(axes, size, sizes[0], steps)]
             outputs.append(out[(slice(None), *[slice(None, None, s) for s in steps])])
-        changes = [np.abs(b - a).max() for a, b in zip(outputs, outputs[1:])]
-    assert all(later < 0.65 * earlier for earlier, later in zip(changes, changes[1:]))
+        changes = [np.sqrt(np.mean((b - a) ** 2)) for a, b in zip(outputs, outputs[1:])]
+    # Learnt stencils are of first order, as one-sided differences are.
+    assert (order(changes) > 0.7).all()
     assert changes[-1] < 0.1 * np.abs(outputs[-1]).max()
