@@ -18,7 +18,7 @@ from sciml.operators._convolution import (
     max_pool,
 )
 from sciml.operators._dilated import DilatedResNet
-from sciml.operators._local import DifferentialKernel, IntegralKernel, LocalOperator
+from sciml.operators._local import DifferentialKernel, IntegralKernel, LocalOperator, _hat_integrals
 from sciml.operators._unet import ConvNextUNet, UNet
 
 KEY = jax.random.key(0)
@@ -448,6 +448,15 @@ def test_integrals_of_waves_against_the_exact_ones():
                         exact += weight[channel, i, j] * size * np.cos(k * (x + a) + q * (y + b) + s)
             errors.append(np.abs(run(kernel, u)[0] - exact).max())
     assert order(errors)[-1] > 1.9
+
+
+def test_integrals_in_three_dimensions_against_all_sums_at_once():
+    axes, radius, grid = (Periodic(), Bounded(), Cosine()), (0.4, 0.5, 0.6), (4, 5, 3)
+    kernel = make(IntegralKernel, 2, 3, dimensions=3, radius=radius, basis=2, axes=axes)
+    u = field(2, *grid)
+    matrices = [_hat_integrals(axis, n, r, 2) for axis, n, r in zip(axes, grid, radius)]
+    expected = np.einsum("oipqr,pax,qby,rcz,ixyz->oabc", kernel.weight, *matrices, u)
+    np.testing.assert_allclose(run(kernel, u), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("axis", [Bounded(centres), Bounded(ends), Cosine(centres), Cosine(ends), Sine(), Periodic()])

@@ -249,11 +249,11 @@ def _extended(axis: Axis, x: np.ndarray, radius: float) -> tuple[np.ndarray, np.
         return x, np.eye(n)
     distances = np.diff(np.append(x, x[0] + 1)) if isinstance(axis, Periodic) else _distances(axis, n)
     reach = int(np.ceil(radius / distances.min())) + 1
-    with jax.ensure_compile_time_eval():
-        values = np.asarray(axis.pad(jnp.eye(n), 0, reach, reach), float)
     # One place more at each end closes the outermost cells.
     index = np.arange(-reach - 1, n + reach + 1)
     if isinstance(axis, Periodic):
-        return x[index % n] + index // n, values
+        return x[index % n] + index // n, np.eye(n)[index[1:-1] % n]
+    with jax.ensure_compile_time_eval():
+        values = np.asarray(axis.pad(jnp.eye(n), 0, reach, reach), float)
     nearest = np.clip(index, 0, n - 1)
     return x[nearest] + (index - nearest) * distances.mean(), values
