@@ -17,65 +17,23 @@ import tempfile
 import time
 from pathlib import Path
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import sciml
 
-CHANNELS, LAYERS, MODES, BATCH = 32, 4, 8, 16
-
-
-class Spectral(eqx.Module):
-    """Multiplies the lowest Fourier modes by matrices, stored as pairs of real numbers."""
-
-    weight: jax.Array  # (sign of the first wavenumber, part, in, out, mode, mode)
-
-    def __init__(self, key):
-        self.weight = jax.random.normal(key, (2, 2, CHANNELS, CHANNELS, MODES, MODES)) / CHANNELS
-
-    def __call__(self, u):
-        spectrum = jnp.fft.rfft2(u)
-        out = jnp.zeros_like(spectrum)
-        weight = jax.lax.complex(self.weight[:, 0], self.weight[:, 1])
-        for rows, w in ((slice(0, MODES), weight[0]), (slice(-MODES, None), weight[1])):
-            part = jnp.einsum("cxy,cdxy->dxy", spectrum[:, rows, :MODES], w)
-            out = out.at[:, rows, :MODES].set(part)
-        return jnp.fft.irfft2(out, s=u.shape[1:])
-
-
-class FNO(eqx.Module):
-    """Permeability on a grid to pressure: one sample in, one out."""
-
-    lift: eqx.nn.Conv2d
-    spectral: list[Spectral]
-    local: list[eqx.nn.Conv2d]
-    project: eqx.nn.Conv2d
-
-    def __init__(self, key):
-        keys = jax.random.split(key, 2 * LAYERS + 2)
-        self.lift = eqx.nn.Conv2d(3, CHANNELS, 1, key=keys[0])
-        self.spectral = [Spectral(k) for k in keys[2 : LAYERS + 2]]
-        self.local = [eqx.nn.Conv2d(CHANNELS, CHANNELS, 1, key=k) for k in keys[LAYERS + 2 :]]
-        self.project = eqx.nn.Conv2d(CHANNELS, 1, 1, key=keys[1])
-
-    def __call__(self, a):
-        places = jnp.meshgrid(*(jnp.linspace(0, 1, n) for n in a.shape), indexing="ij")
-        u = self.lift(jnp.stack([a, *places]))
-        for spectral, local in zip(self.spectral, self.local):
-            u = jax.nn.gelu(spectral(u) + local(u))
-        return self.project(u)[0]
+BATCH = 16
+AXIS = sciml.operators.Bounded(points=sciml.operators.left)
 
 
 def run(data: sciml.data.Dataset, pool: int | None, epochs: int) -> dict:
     """One training."""
     statistics = data.statistics(cache=False)
     model = sciml.nn.normalised(
-        FNO(jax.random.key(0)),
-        sciml.nn.normaliser(statistics, "x"),
-        sciml.nn.normaliser(statistics, "y"),
+        sciml.operators.FNO(1, 1, modes=(8, 8), width=32, layers=4, axes=AXIS, key=jax.random.key(0)),
+        sciml.nn.normaliser(statistics, "a", channel_axis=0),
+        sciml.nn.normaliser(statistics, "u", channel_axis=0),
     )
     batches = data.batches(BATCH, seed=0, pool=pool)
     steps = epochs * len(batches)
@@ -103,7 +61,7 @@ def main(epochs: int) -> None:
         path = Path(folder) / "darcy.h5"
         chunks = {"sample": 8}
         sciml.data.write(small.map(x=np.float32), path, chunks=chunks, compression="gzip", progress=False)
-        data = sciml.open(path)["x", "y"]
+        data = sciml.open(path).stack(a=["x"], u=["y"])
         report: dict = {"kept in memory": run(data, None, epochs), "read again": run(data, 512, epochs)}
     for name, found in report.items():
         print(name, found)

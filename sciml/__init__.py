@@ -24,6 +24,7 @@ from ._precision import double_precision as double_precision
 from ._problem import Problem as Problem
 from ._problem import dataset as dataset
 from ._problem import datasets as datasets
+from ._problem import equations as equations
 from ._problem import problem as problem
 from ._problem import problems as problems
 from ._save import load as load

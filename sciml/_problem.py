@@ -155,15 +155,17 @@ def make_dataset(path: Path, settings: dict[str, Any]) -> Recipe | Dataset:
     return replace(made, attributes=facts | dict(made.attributes))
 
 
-def dataset_equations(path: Path, settings: dict[str, Any]) -> Any:
-    """The PDE that a recipe's data satisfy: what its function `equations` gives with these settings. The initial values
-    are those of each sample, so that the PDE need not determine the solution.
+def equations(name_or_path: str | Path, **settings: Any) -> Any:
+    """The PDE that the data of a recipe satisfy, with these settings: what its function `equations` gives. The initial
+    values or coefficients are those of each sample, so that the PDE alone need not determine a solution.
+
+    Raises ValueError for a name that does not exist and for data without equations; FileNotFoundError.
     """
     from .pde._checks import UndeterminedWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndeterminedWarning)
-        return _call(load_module(path), "equations", "data set", settings)
+        return _call(load_module(find_dataset(name_or_path)), "equations", "data set", settings)
 
 
 def _call(module: ModuleType, name: str, kind: str, settings: dict[str, Any]) -> Any:

@@ -184,6 +184,18 @@ def test_windows_are_the_frames_they_should_be():
         assert sorted(seen) == expected
 
 
+def test_samples_are_all_windows_in_order_with_what_is_missing():
+    values = np.arange(60, dtype=np.float32).reshape(20, 3)
+    values[7, 1] = np.nan
+    data = in_memory({"u": (("time", "x"), values)}, {"u": (4, 3)}).windows(2, 1, steps=3)
+    inputs, targets = data.samples()
+    expected = np.stack([values[i : i + 7 : 3] for i in range(14)])
+    np.testing.assert_array_equal(inputs, expected[:, :2])
+    np.testing.assert_array_equal(targets, expected[:, 2:])
+    (whole,) = in_memory({"u": (("time", "x"), values)}, {"u": (4, 3)}).samples()
+    np.testing.assert_array_equal(whole, values)
+
+
 def test_overlapping_windows_are_read_once():
     data = in_memory({"u": (("time", "x"), np.zeros((1000, 64), np.float32))})
     list(data.windows(8, 1).batches(8))

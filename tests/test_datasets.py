@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
 import sciml
-from sciml._problem import dataset_equations, datasets, load_module, make_dataset, read_card
+from sciml._problem import datasets, load_module, make_dataset, read_card
 
 SMALL = {
     "darcy": {"resolution": 16, "samples": 5},
@@ -71,7 +71,7 @@ def test_samples_depend_on_their_number_and_the_seed(name, recipe):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_equations_are_a_pde_of_the_variables(name):
-    pde = dataset_equations(datasets()[name], {})
+    pde = sciml.equations(name)
     assert isinstance(pde, sciml.PDE)
     assert set(pde.fields) <= set(make_dataset(datasets()[name], SMALL[name]).variables)
 
@@ -320,13 +320,20 @@ def test_shallow_water_conserves_mass_and_symmetry(boundary):
 def test_data_satisfy_their_equations(name, settings, first, recipe):
     made = recipe(name).make(**settings, samples=1, dtype="float64").to_xarray().isel(time=slice(first, None))
     constants = {k: v for k, v in settings.items() if k not in ("resolution", "frames", "step")}
-    found = sciml.pde.grid_residuals(dataset_equations(datasets()[name], constants), made)
+    found = sciml.pde.grid_residuals(sciml.equations(name, **constants), made)
     assert {v.attrs["verdict"] for v in found.values()} == {"yes"}
     assert max(v.attrs["relative"] for v in found.values()) < 0.005
 
 
+def test_equations_of_unknown_and_measured_data():
+    with pytest.raises(ValueError, match="no data set 'darci'; did you mean 'darcy'"):
+        sciml.equations("darci")
+    with pytest.raises(ValueError, match="needs a function `equations"):
+        sciml.equations("era5_t2m")
+
+
 def test_residual_of_darcy_vanishes_with_the_solvers_grid(recipe):
-    pde = dataset_equations(datasets()["darcy"], {})
+    pde = sciml.equations("darcy")
     found = []
     for refine in (1, 4):
         made = recipe("darcy").make(33, 1, "lognormal", smoothness=6.0, refine=refine, dtype="float64").to_xarray()
@@ -337,7 +344,7 @@ def test_residual_of_darcy_vanishes_with_the_solvers_grid(recipe):
 
 
 def test_residual_of_shallow_water_is_small_without_shocks(recipe):
-    pde = dataset_equations(datasets()["shallow_water"], {"end": 0.5})
+    pde = sciml.equations("shallow_water", end=0.5)
     made = recipe("shallow_water").make(48, 1, 1.2, end=0.5, frames=10, edge=0.5, dtype="float64").to_xarray()
     residuals = sciml.pde.grid_residuals(pde, made)
     assert max(residuals[e].attrs["relative"] for e in ("mass", "momentum_x", "momentum_y")) < 0.06

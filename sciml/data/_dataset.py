@@ -284,6 +284,16 @@ class Dataset:
         self._refuse_shaped("read")
         return {n: a.read() for n, a in self.arrays.items()}
 
+    def samples(self) -> tuple[np.ndarray, ...]:
+        """All samples in order as arrays in memory, as one batch of them all would be: those of windows and patches
+        too, missing numbers among them.
+        """
+        if self.window is None and self.tiles is None:
+            return tuple(self.read().values())
+        rows = self.batches(1, shuffle=False).order.rows
+        (batch,) = self.batches(rows, shuffle=False, nan=True)
+        return tuple(map(np.asarray, batch))
+
     def to_xarray(self):
         """An xarray Dataset, with coordinates and attributes, in memory."""
         import xarray as xr

@@ -64,7 +64,7 @@ def mean(targets: Any) -> Mean:
 
     Raises ValueError for no samples or numbers that are not finite.
     """
-    fields, dtype = _checked("mean", list(_read(targets))[-1])
+    fields, dtype = _checked("mean", _read(targets)[-1])
     return Mean(jnp.asarray(fields.mean(axis=0), dtype))
 
 
@@ -349,22 +349,14 @@ def _padded(a: Array, axes: Sequence[Axis], radius: int) -> Array:
     return a
 
 
-def _read(data: Any):
+def _read(data: Any) -> tuple:
     """The arrays of a data set in the order of its variables (as its batches have them), or the array itself."""
-    if not isinstance(data, Dataset):
-        yield data
-        return
-    if data.window is None and data.tiles is None:
-        yield from data.read().values()
-        return
-    rows = data.batches(1, shuffle=False).order.rows
-    ((arrays, _),) = data.batches(rows, shuffle=False, pad=True)
-    yield from map(np.asarray, arrays)
+    return data.samples() if isinstance(data, Dataset) else (data,)
 
 
 def _pair(name: str, inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, Any]:
     """Inputs and targets in float64, and the type of the inputs."""
-    arrays = list(_read(inputs)) if targets is None else [inputs, targets]
+    arrays = _read(inputs) if targets is None else [inputs, targets]
     if len(arrays) != 2:
         raise ValueError(
             f"{name}: expected an input and a target, got {len(arrays)} variables; give two arrays, or stack inputs "

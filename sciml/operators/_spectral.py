@@ -21,8 +21,6 @@ from ._weights import Dense, Weights
 # A product with a matrix costs as much as this many operations of a Fourier transform (benchmarks/operators.py).
 FFT_COST = 8.0
 LETTERS = "abcdefgh"
-# The dimensions of the matrices of each kind: parts of values and of modes, points, modes.
-MATRICES = {"half": "{0}q{1}", "signed": "p{0}q{1}", "real": "{0}{1}"}
 
 
 class SpectralConvolution(eqx.Module):
@@ -152,36 +150,64 @@ def _letters(places: Sequence[int], done: Sequence[int], part: bool, letter: str
     return points + (letter if part else "") + modes + "z"
 
 
-def _kind(axis: Axis, i: int, half: int | None) -> str:
-    if i == half:
-        return "half"
-    return "signed" if _is_fourier(axis) else "real"
-
-
 def _forward(z, axis, count, n, places, i, done, half):
     letter, has_part = LETTERS[i], half is not None and half in done
     before = _letters([*places, i], done, has_part, "p")
     after = _letters(places, [*done, i], has_part or i == half, "q")
-    kind = _kind(axis, i, half)
     if _uses_fft(axis, count, n):
-        return _forward_fft(z, count, before, after, letter, kind == "half")
-    if kind == "real":
-        after = after.replace("q", "p")
-    matrix = _analysis_matrix(axis, n, count, kind)
-    return _product(f"{before},{MATRICES[kind].format(letter, letter.upper())}->{after}", z, matrix)
+        return _forward_fft(z, count, before, after, letter, i == half)
+    matrix = _analysis_matrix(axis, n, count)
+    if not _is_fourier(axis):
+        return _product(f"{before},{letter}{letter.upper()}->{after.replace('q', 'p')}", z, matrix)
+    if i == half:
+        return _product(f"{before},{letter}q{letter.upper()}->{after}", z, matrix)
+    both = after.replace("q", "pq")
+    parts = _product(f"{before},{letter}q{letter.upper()}->{both}", z, matrix)
+    return _signed_from_parts(parts, both.index("p"), after.index(letter.upper()))
 
 
 def _backward(z, axis, count, n, places, i, done, half):
     letter, keeps_part = LETTERS[i], half is not None and half in done
     before = _letters(places, [*done, i], keeps_part or i == half, "q")
     after = _letters([*places, i], done, keeps_part, "p")
-    kind = _kind(axis, i, half)
     if _uses_fft(axis, count, n):
-        return _backward_fft(z, count, n, before.replace("q", "p"), after.replace("p", "q"), letter, kind == "half")
-    if kind == "real":
-        after = after.replace("p", "q")
-    matrix = _synthesis_matrix(axis, n, count, kind)
-    return _product(f"{before},{MATRICES[kind].format(letter, letter.upper())}->{after}", z, matrix)
+        return _backward_fft(z, count, n, before.replace("q", "p"), after.replace("p", "q"), letter, i == half)
+    matrix = _synthesis_matrix(axis, n, count)
+    if not _is_fourier(axis):
+        return _product(f"{before},{letter}{letter.upper()}->{after.replace('p', 'q')}", z, matrix)
+    if i == half:
+        return _product(f"{before},{letter}q{letter.upper()}->{after}", z, matrix)
+    parts = _parts_from_signed(z, before.index("q"), before.index(letter.upper()), count)
+    return _product(f"{before.replace('q', 'pq')},{letter}q{letter.upper()}->{after}", parts, matrix)
+
+
+# Along a signed axis the real and the imaginary part are transformed as real fields, to wavenumbers from 0 up: half the
+# work of a product with complex numbers, of which the modes are then made.
+
+
+def _signed_from_parts(parts: Array, p: int, dim: int) -> Array:
+    """The modes of r + i s, by wavenumber from the lowest, of those of r and s: `parts` has (r, s) on the axis p and
+    (real, imaginary) on the next. In the result p is (real, imaginary), and `dim` are the wavenumbers.
+    """
+    (r, ri), (s, si) = (_unstacked(half, p) for half in _unstacked(parts, p))
+    low, high = jnp.stack([r + si, s - ri], axis=p), jnp.stack([r - si, s + ri], axis=p)
+    return jnp.concatenate([jnp.flip(_from_one(low, dim), dim), high], axis=dim)
+
+
+def _parts_from_signed(z: Array, p: int, dim: int, count: int) -> Array:
+    """The reverse."""
+    low = jnp.flip(jax.lax.slice_in_dim(z, 0, count, axis=dim), dim)
+    high = jax.lax.slice_in_dim(z, count - 1, 2 * count - 1, axis=dim)
+    (r, s), (si, ri) = _unstacked((high + low) / 2, p), _unstacked((low - high) / 2, p)
+    return jnp.stack([jnp.stack([r, -ri], axis=p), jnp.stack([s, si], axis=p)], axis=p)
+
+
+def _unstacked(array: Array, axis: int) -> tuple[Array, Array]:
+    return jnp.take(array, 0, axis=axis), jnp.take(array, 1, axis=axis)
+
+
+def _from_one(array: Array, dim: int) -> Array:
+    return jax.lax.slice_in_dim(array, 1, array.shape[dim], axis=dim)
 
 
 def _product(subscripts: str, z: Array, matrix: np.ndarray) -> Array:
@@ -225,7 +251,7 @@ def _pair(spectrum: Array, dims: str) -> Array:
 
 
 def _complex(z: Array, part: int) -> Array:
-    return jax.lax.complex(jnp.take(z, 0, axis=part), jnp.take(z, 1, axis=part))
+    return jax.lax.complex(*_unstacked(z, part))
 
 
 def _uses_fft(axis: Axis, count: int, n: int) -> bool:
@@ -256,36 +282,17 @@ def _order(axes: Sequence[Axis]) -> list[int]:
 
 
 @functools.lru_cache(maxsize=256)
-def _analysis_matrix(axis: Axis, n: int, count: int, kind: str) -> np.ndarray:
-    """From n values to modes: half `(n, 2, count)`, signed `(2, n, 2, 2 count - 1)`, real `(n, count)`."""
+def _analysis_matrix(axis: Axis, n: int, count: int) -> np.ndarray:
+    """From n values to modes: `(n, 2, count)` with real and imaginary parts, `(n, count)` where the basis is real."""
     basis = axis.modes(count, axis.coordinates(n)) / axis.norms(count)[:, None] * axis.weights(n)
-    if kind == "real":
-        return basis.T
-    if kind == "half":
-        return np.stack([np.real(basis).T, -np.imag(basis).T], axis=1)
-    forward = np.concatenate([basis[:0:-1].conj(), basis]).conj().T
-    return _pairs(forward)
+    return np.stack([np.real(basis).T, -np.imag(basis).T], axis=1) if _is_fourier(axis) else basis.T
 
 
 @functools.lru_cache(maxsize=256)
-def _synthesis_matrix(axis: Axis, n: int, count: int, kind: str) -> np.ndarray:
-    """From modes to n values, as the transpose of the analysis: half `(n, 2, count)`, signed
-    `(2, n, 2, 2 count - 1)` with the parts of values and of modes, real `(n, count)`.
-    """
+def _synthesis_matrix(axis: Axis, n: int, count: int) -> np.ndarray:
+    """From modes to n values, as the transpose of the analysis. Those of negative wavenumber are the conjugates."""
     basis = axis.modes(count, axis.coordinates(n))
-    if kind == "real":
+    if not _is_fourier(axis):
         return basis.T
-    if kind == "half":
-        # Those of negative wavenumber are the conjugates.
-        twice = np.where(np.arange(count) == 0, 1.0, 2.0)[:, None]
-        return np.stack([(twice * np.real(basis)).T, (-twice * np.imag(basis)).T], axis=1)
-    backward = np.concatenate([basis[:0:-1].conj(), basis]).T
-    return _pairs(backward.conj())
-
-
-def _pairs(matrix: np.ndarray) -> np.ndarray:
-    """A complex matrix `(n, m)` on pairs: `(2, n, 2, m)`. Read from the left it multiplies by the matrix, from the
-    right by its conjugate transpose.
-    """
-    real, imaginary = np.real(matrix), np.imag(matrix)
-    return np.stack([np.stack([real, imaginary], 1), np.stack([-imaginary, real], 1)])
+    twice = np.where(np.arange(count) == 0, 1.0, 2.0)[:, None]
+    return np.stack([(twice * np.real(basis)).T, (-twice * np.imag(basis)).T], axis=1)
