@@ -6,9 +6,11 @@ PYTHON is an interpreter with `neuraloperator` and `torch` (the extra `peers`). 
 width 32, four layers, float32, mean squared error, Adam. Both have the same wavenumbers and numbers of parameters equal
 to 1 %: neuraloperator's FNO with its default settings (channel perceptrons of half the width, hence `expansion=0.5`
 here) and no padding, ours on periodic axes. "chunked" is `sciml.chunked` with the rows that the table names; "whole" is
-the plain loss. Each measurement is a process of its own: the least of 15 steps after three, and the peak of the
+the plain loss. Each measurement is a process of its own: the least of 10 steps after three, and the peak of the
 process's resident memory less what it was before the model and data were made (imports of JAX and of torch differ).
-Processes alternate, three times; the medians are written to benchmarks/operators.json.
+That of this package includes the compiler's; "compiled before" is "chunked" with the program from JAX's cache on disk,
+as every run but the first has it. Processes alternate, three times; the medians are written to
+benchmarks/operators.json.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,7 +34,7 @@ SIZES = {
     "1-D 1024": ((1024,), 16, 16, 16),
     "3-D 32": ((32, 32, 32), 8, 4, 1),
 }
-STEPS = 15
+STEPS = 10
 ROUNDS = 3
 
 
@@ -104,7 +107,7 @@ def one(kind: str, size: str) -> dict:
     if kind == "neuraloperator":
         step, parameters = peer_step(grid, modes, batch)
     else:
-        step, parameters = own_step(grid, modes, batch, rows if kind == "chunked" else 0)
+        step, parameters = own_step(grid, modes, batch, 0 if kind == "whole" else rows)
     for _ in range(3):
         step()
     first = time.perf_counter() - began
@@ -116,18 +119,30 @@ def one(kind: str, size: str) -> dict:
     return {"ms": 1e3 * min(times), "start s": first, "memory MB": memory() - before, "parameters": parameters}
 
 
+def run(peer_python: str, kind: str, size: str, cache: str) -> dict:
+    """A measurement in a new process."""
+    settings = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run(
+        [peer_python if kind == "neuraloperator" else sys.executable, __file__, "--one", kind, "--size", size],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | (settings if kind == "compiled before" else {}),
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main(peer_python: str, names: list[str]) -> None:
     """All measurements, and the table."""
     path = Path(__file__).with_suffix(".json")
     report = json.loads(path.read_text()) if path.exists() else {}
     for name in names or SIZES:
-        found: dict = {"neuraloperator": [], "whole": [], "chunked": []}
-        for _ in range(ROUNDS):
-            for kind, records in found.items():
-                python = peer_python if kind == "neuraloperator" else sys.executable
-                command = [python, __file__, "--one", kind, "--size", name]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                records.append(json.loads(done.stdout.splitlines()[-1]))
+        found: dict = {"neuraloperator": [], "whole": [], "chunked": [], "compiled before": []}
+        with tempfile.TemporaryDirectory() as cache:
+            run(peer_python, "compiled before", name, cache)
+            for _ in range(ROUNDS):
+                for kind, records in found.items():
+                    records.append(run(peer_python, kind, name, cache))
         row = {k: {f: round(statistics.median(r[f] for r in v), 2) for f in v[0]} for k, v in found.items()}
         row["rows of a chunk"] = SIZES[name][3]
         row["times as fast"] = round(row["neuraloperator"]["ms"] / row["chunked"]["ms"], 2)

@@ -114,6 +114,8 @@ def _draw_lines(figure, row, style: _Style, a, p, u) -> None:
     error.set_ylim(-1.05 * size, 1.05 * size)
     for panel in (first, both, error):
         panel.set_xlabel(style.axes[0])
+        # A common factor of the labels stands beside the title, not in it.
+        panel.yaxis.get_offset_text().set_x(-0.18)
 
 
 def _draw_maps(figure, row, style: _Style, a, p, u) -> None:
