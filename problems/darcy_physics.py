@@ -38,10 +38,10 @@ def equations():
 def problem(
     labelled: int = 50,
     physics: float = 1.0,
-    steps: int = 1500,
-    resolution: int = 32,
+    steps: int = 2000,
+    resolution: int = 24,
     width: int = 32,
-    modes: int = 12,
+    modes: int = 8,
     batch: int = 8,
     rate: float = 3e-3,
     decay: float = 0.01,
@@ -49,8 +49,9 @@ def problem(
     seed: int = 0,
 ) -> sciml.Problem:
     """labelled: samples with a target; physics: weight of the mean square of the residual, relative to that of the
-    misfit; steps: of training; resolution: points along each axis; width, modes: of the FNO; batch: samples of a step,
-    of each kind; rate: largest learning rate; decay: of the weights; samples: permeabilities in all.
+    misfit; steps: of training; resolution: points along each axis; width, modes: of the FNO; batch: samples of a step
+    without a target, and half as many with one; rate: largest learning rate; decay: of the weights; samples:
+    permeabilities in all.
     """
     data = sciml.dataset("darcy", resolution=resolution, samples=samples + 200).stack(a=["a"], u=["u"])
     known, unknown, test = data.split(labelled, samples - labelled, 200)
@@ -66,7 +67,7 @@ def problem(
     residual = sciml.pde.physics(
         equations(), inputs=("a",), conditions=False, staggered=sciml.pde.harmonic_mean, norm=-2
     )
-    streams = {"known": known.batches(min(batch, labelled), seed=seed)}
+    streams = {"known": known.batches(min(batch // 2, labelled), seed=seed)}
     losses = {"known": misfit}
     if physics:
         streams["unknown"] = unknown["a",].batches(batch, seed=seed)

@@ -16,6 +16,7 @@ from ._baselines import linear_stencil as linear_stencil
 from ._baselines import mean as mean
 from ._baselines import persistence as persistence
 from ._boundary import vanishing as vanishing
+from ._cloud_baselines import on_hats as on_hats
 from ._convolution import Convolution as Convolution
 from ._deeponet import DeepONet as DeepONet
 from ._deeponet import MultipleInputDeepONet as MultipleInputDeepONet
@@ -23,6 +24,7 @@ from ._deeponet import PODDeepONet as PODDeepONet
 from ._deeponet import pod as pod
 from ._dilated import DilatedResNet as DilatedResNet
 from ._figures import field_figure as field_figure
+from ._figures import mesh_figure as mesh_figure
 from ._fno import FNO as FNO
 from ._graph import FourierGraphOperator as FourierGraphOperator
 from ._graph import GraphOperator as GraphOperator

@@ -72,6 +72,78 @@ def field_figure(
     return figure
 
 
+def mesh_figure(
+    clouds: tuple,
+    predictions: Any,
+    cells: Any,
+    *,
+    rows: int = 3,
+    name: str = "u",
+    units: str = "",
+    input_name: str = "input",
+    input_units: str = "",
+    axes: Sequence[str] = ("x", "y"),
+    channel: int = 0,
+    input_channel: int = 0,
+    title: str = "",
+) -> Any:
+    """A Matplotlib figure of fields on triangulations in the plane: a row for each of `rows` samples, from the least to
+    the largest relative error, with input, prediction, truth, error and predicted against true values.
+
+    - `clouds`: a batch `(features, points, ..., mask, targets)`, as `stack_clouds` makes them.
+    - `predictions`: `(samples, out_channels, n)`, padded as the targets are.
+    - `cells`: the triangles of each sample, as numbers of points, `(samples, m, 3)` or a list of `(m, 3)`; those with a
+      corner twice are padding.
+    - The other arguments are those of `field_figure`.
+
+    Raises ValueError for points that are not in a plane, predictions and cells that do not fit, and no samples.
+    """
+    features, points, *_, mask, targets = clouds
+    samples = len(np.asarray(points))
+    if np.ndim(points) != 3 or np.shape(points)[2] != 2 or not samples:
+        raise ValueError(f"mesh_figure: expected points (samples, n, 2) of some samples, got {np.shape(points)}")
+    if np.shape(predictions) != np.shape(targets) or len(cells) != samples:
+        raise ValueError(
+            f"mesh_figure: predictions {np.shape(predictions)} and cells of {len(cells)} samples do not fit the "
+            f"targets {np.shape(targets)}"
+        )
+    fields = (points, features[:, input_channel], predictions[:, channel], targets[:, channel])
+    chosen = [[np.asarray(f[i], float)[np.asarray(mask[i], bool)] for f in fields] for i in range(samples)]
+    errors = np.array([_relative_errors(p[None], u[None])[0] for _, _, p, u in chosen])
+    order = np.argsort(errors, kind="stable")
+    order = order[np.unique(np.linspace(0, len(order) - 1, min(rows, len(order))).round().astype(int))]
+    figure, panels = _panels(len(order), 2, title)
+    for row, i in zip(panels, order):
+        x, a, p, u = chosen[i]
+        _draw_mesh(figure, row, x, np.asarray(cells[i]), a, p, u, axes)
+        row[0].set_title(f"{_with_unit(input_name, input_units)}\nsample {i}, relative error {errors[i]:.2g}")
+        unit = f" {units}" if units else ""
+        row[3].set_title(f"error\nroot mean square {np.sqrt(np.mean((p - u) ** 2)):.2g}{unit}")
+    for panel, text in zip(panels[0][1:3], (f"prediction\n{_with_unit(name, units)}", "truth")):
+        panel.set_title(text)
+    return figure
+
+
+def _draw_mesh(figure, row, x, cells, a, p, u, axes) -> None:
+    a_scale, u_scale, size = _scale(a), _scale(u), _largest(p - u)
+    corners = cells[(cells[:, 0] != cells[:, 1]) & (cells[:, 1] != cells[:, 2])]
+    fields = ((a, a_scale), (p, u_scale), (u, u_scale), (p - u, ("RdBu_r", (-size, size))))
+    for panel, (field, (colours, (low, high))) in zip(row, fields):
+        image = panel.tripcolor(*x.T, corners, field, cmap=colours, vmin=low, vmax=high, shading="gouraud")
+        image.set_rasterized(True)
+        figure.colorbar(image, ax=panel)
+        panel.set(aspect="equal", xlabel=axes[0])
+    row[0].set_ylabel(axes[1])
+    _draw_parity(row[4], p, u)
+
+
+def _draw_parity(panel, p, u) -> None:
+    ends = [min(u.min(), p.min()), max(u.max(), p.max())]
+    panel.plot(ends, ends, color="grey", linewidth=0.6)
+    panel.plot(u, p, ".", color=COLOURS["prediction"], markersize=3)
+    panel.set(xlabel="truth", ylabel="prediction", aspect="equal")
+
+
 class _Style:
     """How fields are labelled, and which axis lies where."""
 
