@@ -21,7 +21,7 @@ import sciml
 from sciml import operators
 
 EXPECTED = {"relative_l2": 0.015}
-BUDGET = 30.0
+BUDGET = 60.0
 
 
 def problem(

@@ -36,7 +36,7 @@ class Forced(eqx.Module):
 
 
 def problem(
-    steps: int = 450,
+    steps: int = 380,
     through: int = 2,
     samples: int = 24,
     nu: float = 1e-3,
