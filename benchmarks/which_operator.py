@@ -1,14 +1,13 @@
 """Which operator when: every model on the same problems, each trained for the same time.
 
-    python benchmarks/which_operator.py [--seconds 60] [NAME ...]
+    python benchmarks/which_operator.py [NAME ...] [--networks FNO UNet ...] [--seconds 60]
 
-Data, loss, augmentation, optimiser and learning rate are those of the provided problem, the network is exchanged; the
-rate falls to a third where training with it diverges. The number of steps follows from the time that a compiled step
-takes; compilation does not count. One seed, two cores. Writes benchmarks/which_operator.json.
+Data, loss and augmentation are those of the provided problem, the network is exchanged; AdamW with a cosine schedule,
+with a third of the learning rate where training diverges. The number of steps follows from the time that a compiled
+step takes; compilation does not count. One seed. Writes benchmarks/which_operator.json.
 """
 
 import argparse
-import dataclasses
 import datetime
 import json
 import os
@@ -27,7 +26,7 @@ import optax
 import sciml
 from sciml import operators
 
-# For one input and one output channel; `grid` says which axes.
+# From channels in and out, an axis and a key.
 NETWORKS: dict[str, Callable] = {
     "FNO": lambda i, o, axes, key: operators.FNO(i, o, modes=(12, 12), width=32, expansion=1.0, axes=axes, key=key),
     "UNO": lambda i, o, axes, key: operators.UNO(i, o, modes=(12, 12), width=32, axes=axes, key=key),
@@ -43,80 +42,68 @@ NETWORKS: dict[str, Callable] = {
 }
 
 
-def darcy(steps: int) -> sciml.Problem:
-    return sciml.problem("darcy", epochs=max(1, round(steps / 125)))
-
-
-def navier_stokes(steps: int) -> sciml.Problem:
-    return sciml.problem("navier_stokes", steps=steps, through=1)
-
-
-# The problem with a number of steps, where its network is, the network's channels and axes.
+# Settings, where the network is, its channels and its axes.
 PROBLEMS: dict[str, tuple] = {
-    "darcy": (darcy, lambda model: model.model.model, 1, operators.Bounded(points=operators.ends)),
-    "navier_stokes": (navier_stokes, lambda model: model.model.network.network, 3, operators.Periodic()),
+    "darcy": ({}, lambda model: model.model.model, 1, operators.Bounded(points=operators.ends)),
+    "navier_stokes": ({"through": 1}, lambda model: model.model.network.network, 3, operators.Periodic()),
 }
+RATE = 3e-3
 
 
-def exchanged(name: str, kind: str, steps: int) -> sciml.Problem:
-    """The problem with another network."""
-    make, place, channels, axis = PROBLEMS[name]
-    made = make(steps)
-    return dataclasses.replace(
-        made, model=eqx.tree_at(place, made.model, NETWORKS[kind](channels, 1, axis, jax.random.key(0)))
-    )
-
-
-def fit(made: sciml.Problem, steps: int, optimiser=None):
-    """Trained for so many steps, and the seconds that they took after the first few."""
-    marks = []
-    for state in sciml.train(
-        made.model, made.loss, made.data, optimiser or made.optimiser, steps=steps, every=5, report=None
-    ):
+def fit(made: sciml.Problem, model, steps: int, rate: float):
+    """The trained model, and the seconds of a step after the first few."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps)
+    optimiser = optax.adamw(schedule, weight_decay=0.01)
+    marks, state = [], None
+    for state in sciml.train(model, made.loss, made.data, optimiser, steps=steps, every=5, report=None):
         marks.append((state.step, time.perf_counter()))
+    assert state is not None
     (early, began), (late, ended) = marks[0], marks[-1]
     return state.model, (ended - began) / max(1, late - early)
 
 
 def one(name: str, kind: str, seconds: float) -> dict:
     """A network on a problem."""
-    _, each = fit(exchanged(name, kind, 1000), 20)
+    settings, place, channels, axis = PROBLEMS[name]
+    made = sciml.problem(name, **settings)
+    model = eqx.tree_at(place, made.model, NETWORKS[kind](channels, 1, axis, jax.random.key(0)))
+    _, each = fit(made, model, 20, RATE)
     steps = max(50, round(seconds / each))
-    made = exchanged(name, kind, steps)
-    model, each = fit(made, made.steps)
-    metrics = {n: float(v) for n, v in made.evaluate(model).items()}
-    if not np.isfinite(metrics["relative_l2"]):
-        # The optimiser is linear in its rate: a third of each update is a third of the rate.
-        model, each = fit(made, made.steps, optax.chain(made.optimiser, optax.scale(1 / 3)))
-        metrics = {n: float(v) for n, v in made.evaluate(model).items()}
+    for rate in (RATE, RATE / 3):
+        trained, each = fit(made, model, steps, rate)
+        metrics = {n: float(v) for n, v in made.evaluate(trained).items()}
+        if np.isfinite(metrics["relative_l2"]):
+            break
     leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
-    return metrics | {"ms per step": 1e3 * each, "steps": made.steps, "parameters": sum(x.size for x in leaves)}
+    facts = {"rate": rate, "ms per step": round(1e3 * each, 1), "steps": steps}
+    return metrics | facts | {"parameters": sum(x.size for x in leaves)}
 
 
-def main(names: list[str], seconds: float) -> None:
-    """All networks on these problems, each in a process of its own."""
+def main(names: list[str], networks: list[str], seconds: float) -> None:
+    """These networks on these problems, each in a process of its own."""
     path = Path(__file__).with_suffix(".json")
     report = json.loads(path.read_text()) if path.exists() else {}
     for name in names or PROBLEMS:
         report[name] = {}
-        for kind in NETWORKS:
+        for kind in networks or NETWORKS:
             command = [sys.executable, __file__, name, "--one", kind, "--seconds", str(seconds)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             report[name][kind] = json.loads(done.stdout.splitlines()[-1])
             print(name, kind, report[name][kind], flush=True)
-        report[name]["seconds of training"] = seconds
-        report["machine"] = f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, JAX {jax.__version__}"
-        report["date"] = datetime.date.today().isoformat()
-        path.write_text(json.dumps(report, indent=1) + "\n")
+            report["seconds of training"] = seconds
+            report["machine"] = f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, JAX {jax.__version__}"
+            report["date"] = datetime.date.today().isoformat()
+            path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--networks", nargs="+", default=[])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--one")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(given.names[0], given.one, given.seconds)))
     else:
-        main(given.names, given.seconds)
+        main(given.names, given.networks, given.seconds)
