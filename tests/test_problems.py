@@ -58,7 +58,7 @@ def test_an_operator_learns_in_two_steps(name):
     if name in PUBLIC and "SCIML_DATA" not in os.environ:
         pytest.skip("needs public data: set SCIML_DATA")
     made = sciml.problem(name, **OPERATORS[name])
-    batch = next(iter(made.data))
+    batch = made.data(jax.random.key(0)) if callable(made.data) else next(iter(made.data))
     model, history = sciml.fit(made.model, made.loss, [batch], optax.adam(1e-3), steps=3, every=1, report=None)
     assert history["loss"].values[-1] < history["loss"].values[0]
     found = made.evaluations({"trained": model} | made.baselines)
