@@ -55,7 +55,7 @@ def fit(made: sciml.Problem, model, steps: int, rate: float):
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps)
     optimiser = optax.adamw(schedule, weight_decay=0.01)
     marks, state = [], None
-    for state in sciml.train(model, made.loss, made.data, optimiser, steps=steps, every=5, report=None):
+    for state in sciml.train(model, made.loss, made.data, optimiser, steps=steps, every=5):
         marks.append((state.step, time.perf_counter()))
     assert state is not None
     (early, began), (late, ended) = marks[0], marks[-1]
@@ -84,7 +84,7 @@ def main(names: list[str], networks: list[str], seconds: float) -> None:
     path = Path(__file__).with_suffix(".json")
     report = json.loads(path.read_text()) if path.exists() else {}
     for name in names or PROBLEMS:
-        report[name] = {}
+        report.setdefault(name, {})
         for kind in networks or NETWORKS:
             command = [sys.executable, __file__, name, "--one", kind, "--seconds", str(seconds)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
