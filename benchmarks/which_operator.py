@@ -40,8 +40,6 @@ NETWORKS: dict[str, Callable] = {
     "VisionTransformer": lambda i, o, axes, key: operators.VisionTransformer(i, o, width=96, axes=axes, key=key),
     "Transolver": lambda i, o, axes, key: operators.OnGrid(operators.Transolver(i, o, width=48, key=key), axes=axes),
 }
-
-
 # Settings, where the network is, its channels and its axes.
 PROBLEMS: dict[str, tuple] = {
     "darcy": ({}, lambda model: model.model.model, 1, operators.Bounded(points=operators.ends)),
@@ -75,7 +73,7 @@ def one(name: str, kind: str, seconds: float) -> dict:
         if np.isfinite(metrics["relative_l2"]):
             break
     leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
-    facts = {"rate": rate, "ms per step": round(1e3 * each, 1), "steps": steps}
+    facts = {"seconds": seconds, "rate": rate, "ms per step": round(1e3 * each, 1), "steps": steps}
     return metrics | facts | {"parameters": sum(x.size for x in leaves)}
 
 
@@ -90,7 +88,6 @@ def main(names: list[str], networks: list[str], seconds: float) -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             report[name][kind] = json.loads(done.stdout.splitlines()[-1])
             print(name, kind, report[name][kind], flush=True)
-            report["seconds of training"] = seconds
             report["machine"] = f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, JAX {jax.__version__}"
             report["date"] = datetime.date.today().isoformat()
             path.write_text(json.dumps(report, indent=1) + "\n")

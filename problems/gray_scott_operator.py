@@ -32,7 +32,7 @@ def problem(
     du: float = 1.6e-4,
     dv: float = 8e-5,
     frames: int = 100,
-    epochs: int = 5,
+    epochs: int = 6,
     width: int = 24,
     batch: int = 8,
     rate: float = 2e-3,

@@ -49,9 +49,7 @@ def field_figure(
     a, p, u = a[:, input_channel], p[:, channel], u[:, channel]
     dimensions = u.ndim - 1
     errors = _relative_errors(p, u)
-    # Not a number comes last: it is the largest error.
-    order = np.argsort(errors, kind="stable")
-    chosen = order[np.unique(np.linspace(0, len(order) - 1, min(rows, len(order))).round().astype(int))]
+    chosen = _spread(errors, rows)
     figure, panels = _panels(len(chosen), dimensions, title)
     style = _Style(tuple(axes), coordinates, across, _with_unit(name, units), _with_unit(input_name, input_units))
     draw = _draw_lines if dimensions == 1 else _draw_maps
@@ -110,10 +108,9 @@ def mesh_figure(
     fields = (points, features[:, input_channel], predictions[:, channel], targets[:, channel])
     chosen = [[np.asarray(f[i], float)[np.asarray(mask[i], bool)] for f in fields] for i in range(samples)]
     errors = np.array([_relative_errors(p[None], u[None])[0] for _, _, p, u in chosen])
-    order = np.argsort(errors, kind="stable")
-    order = order[np.unique(np.linspace(0, len(order) - 1, min(rows, len(order))).round().astype(int))]
-    figure, panels = _panels(len(order), 2, title)
-    for row, i in zip(panels, order):
+    shown = _spread(errors, rows)
+    figure, panels = _panels(len(shown), 2, title)
+    for row, i in zip(panels, shown):
         x, a, p, u = chosen[i]
         _draw_mesh(figure, row, x, np.asarray(cells[i]), a, p, u, axes)
         row[0].set_title(f"{_with_unit(input_name, input_units)}\nsample {i}, relative error {errors[i]:.2g}")
@@ -252,6 +249,13 @@ def _relative_errors(p, u) -> np.ndarray:
     over = tuple(range(1, u.ndim))
     size = np.maximum(np.sqrt(np.sum(u**2, axis=over)), np.finfo(float).tiny)
     return np.sqrt(np.sum((p - u) ** 2, axis=over)) / size
+
+
+def _spread(errors: np.ndarray, rows: int) -> np.ndarray:
+    """The numbers of so many samples, from the least to the largest error."""
+    # Not a number comes last: it is the largest error.
+    order = np.argsort(errors, kind="stable")
+    return order[np.unique(np.linspace(0, len(order) - 1, min(rows, len(order))).round().astype(int))]
 
 
 def _with_unit(name: str, unit: str) -> str:
