@@ -269,6 +269,8 @@ def test_recipes_are_checked(tmp_path):
         tiny(samples=0)
     with pytest.raises(ValueError, match="first dimension 'sample' of 3"):
         Recipe({"u": Variable(("time",), (3,), "f4")}, {}, 3, lambda start, stop: {})
+    with pytest.raises(ValueError, match="'x' has the name of a dimension"):
+        Recipe({"x": Variable(("sample", "x"), (3, 4), "f4")}, {}, 3, lambda start, stop: {})
     with pytest.raises(ValueError, match="'x' has 4 entries, its coordinate 5"):
         Recipe({"u": Variable(("sample", "x"), (3, 4), "f4")}, {"x": (("x",), np.arange(5), {})}, 3, lambda a, b: {})
     with pytest.raises(DataError, match=r"expected 'u' of shape \(3, 4, 5\), got \(3, 4\)"):

@@ -26,7 +26,7 @@ class Recipe:
     - `parameters`: the physical constants by name, of the same value in all samples.
     - `attributes`: of the file.
 
-    Raises ValueError where sizes disagree.
+    Raises ValueError where sizes disagree, and for a variable with the name of a dimension.
     """
 
     variables: Mapping[str, Variable]
@@ -41,7 +41,10 @@ class Recipe:
         if self.samples < 1 or self.batch < 1:
             raise ValueError(f"samples and batch must be above 0, got {self.samples} and {self.batch}")
         object.__setattr__(self, "batch", min(self.batch, self.samples))
+        dims = {dim for variable in self.variables.values() for dim in variable.dims}
         for name, variable in self.variables.items():
+            if name in dims or name in self.coords:
+                raise ValueError(f"the variable '{name}' has the name of a dimension or coordinate; rename one")
             if variable.dims[:1] != ("sample",) or variable.shape[0] != self.samples:
                 raise ValueError(f"'{name}' must have the first dimension 'sample' of {self.samples}, got {variable}")
             for dim, size in zip(variable.dims, variable.shape):
