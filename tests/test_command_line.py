@@ -315,8 +315,15 @@ def test_interrupted_problem_is_evaluated_and_written(checkout):
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     command = [sys.executable, "-m", "sciml", "run", "own.py", "--budget", "5m"]
     with open("err", "w") as err:
-        # Of its own group, so that the signal is its own; a background job ignores it otherwise.
-        process = subprocess.Popen(command, env=environment, stdout=err, stderr=err, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=err,
+            stderr=err,
+            start_new_session=True,
+            # Tests that run as a background job ignore the signal, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     try:
         time.sleep(1)
         for _ in range(120):
@@ -328,6 +335,7 @@ def test_interrupted_problem_is_evaluated_and_written(checkout):
         assert process.wait(60) == 0, Path("err").read_text()
     finally:
         process.kill()
+        process.wait()
     report = read_report("runs/own")
     assert report["stopped"] == "interrupted" and "value_half" in report["metrics"]
     assert Path("runs/own/figure.png").is_file() and Path("runs/own/model.zip").is_file()

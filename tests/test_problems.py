@@ -83,6 +83,27 @@ def test_baselines_of_the_public_problems():
     assert errors["kernel_ridge"] < errors["linear"] < errors["mean"]
 
 
+def test_symmetries_of_the_small_darcy_set():
+    """Each sample becomes one of its eight images, with the points on their places."""
+    x, y = np.meshgrid(np.arange(16) / 16, np.arange(16) / 16, indexing="ij")
+    fields = [lambda x, y: 1 + x + 2 * y, lambda x, y: np.sin(np.pi * x) * np.sin(np.pi * y) * (x + 3 * y)]
+    images = {
+        (sx, sy, turned): [f(*(v if not turned else v[::-1])) for f in fields]
+        for sx, vx in ((0, x), (1, 1 - x))
+        for sy, vy in ((0, y), (1, 1 - y))
+        for turned, v in ((0, (vx, vy)), (1, (vx, vy)))
+    }
+    batch = tuple(jnp.asarray(np.tile(f(x, y), (64, 1, 1, 1))) for f in fields)
+    found = set()
+    a, u = load_module(sciml.problems()["darcy_small"]).symmetric(jax.random.key(0), batch)
+    for permeability, pressure in zip(np.asarray(a)[:, 0], np.asarray(u)[:, 0]):
+        equal = [n for n, image in images.items() if np.allclose(image[0][1:, 1:], permeability[1:, 1:], atol=1e-5)]
+        assert len(equal) == 1
+        np.testing.assert_allclose(pressure, images[equal[0]][1], atol=1e-5)
+        found.add(equal[0])
+    assert len(found) == 8
+
+
 def test_symmetries_of_navier_stokes():
     """Samples that are mirrored and turned satisfy the equation with the forcing where it was."""
     problem, recipe = (load_module(files["navier_stokes"]) for files in (sciml.problems(), sciml.datasets()))
