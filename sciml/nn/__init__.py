@@ -1,6 +1,7 @@
 """Networks that several families of models share."""
 
 from ._features import RandomFeatures as RandomFeatures
+from ._features import WindowedFeatures as WindowedFeatures
 from ._features import random_features as random_features
 from ._mlp import mlp as mlp
 from ._normaliser import Normalised as Normalised

@@ -13,7 +13,9 @@ import numpy as np
 
 from .._precision import double_precision
 from .._save import load as load_model
+from .._save import read_archive
 from .._save import save as save_model
+from ..nn import RandomFeatures, WindowedFeatures
 from ._pde import PDE
 
 # Points evaluated at once.
@@ -136,10 +138,8 @@ class Solution:
         """
         import xarray as xr
 
-        from ._solve import default_network
-
         with double_precision():
-            network = default_network(pde, jax.random.key(0)) if model is None else model
+            network = _network_of(path, pde) if model is None else model
             like = pde.model(network)
             network, unknown = load_model(path, (like.network, like.unknown))
             fields = eqx.tree_at(lambda f: (f.network, f.unknown), like, (network, unknown))
@@ -222,6 +222,26 @@ class Solution:
                     dataset[name].attrs |= {k: v for k, v in dataset[field].attrs.items() if k == "units"}
         dataset.attrs["Conventions"] = "CF-1.11"
         return dataset
+
+
+def _network_of(path: str | os.PathLike, pde: PDE) -> Any:
+    """A network like the one that `solve` chose and `Solution.save` wrote."""
+    from ._solve import default_network
+
+    config, _ = read_archive(path)
+    stored = config.get("model")
+    described = stored[0] if isinstance(stored, list) and stored else {}
+    for kind in (RandomFeatures, WindowedFeatures):
+        if described.get("class") == f"{kind.__module__}.{kind.__qualname__}":
+            return kind(**{name: _blank(text) for name, text in described.items() if name != "class"})
+    return default_network(pde, jax.random.key(0))
+
+
+def _blank(described: Any) -> Any:
+    """An array of the shape that a file names; other settings as they are."""
+    if not isinstance(described, str):
+        return described
+    return jnp.zeros([int(n) for n in described[described.index("[") + 1 : -1].split(",")])
 
 
 @eqx.filter_jit

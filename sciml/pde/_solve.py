@@ -18,13 +18,17 @@ from .._progress import busy
 from ..nn import mlp
 from ..optim import self_scaled_broyden
 from ._condition import Observations
-from ._linear import ACCEPTED, is_affine, relative_residual, solve_affine
+from ._direct import Direct, solve_directly
+from ._linear import relative_residual
 from ._pde import PDE
 from ._points import AdaptivePoints, adaptive
 from ._solution import Solution
 
 # Above this many parameters a dense inverse Hessian costs more than it saves.
 MAX_DENSE = 5000
+# Of the budget, for solutions by least squares; training has the rest where they leave more than ACCEPTED.
+DIRECT_SHARE = 0.85
+ACCEPTED = 1e-3
 # The weight of conditions that are penalties, whose residuals lack the derivatives that make those of equations large.
 PENALTY = 100.0
 
@@ -45,10 +49,11 @@ def solve(
 ) -> Solution:
     """Solves `pde` by a network.
 
-    If nothing but the budget is given, and all equations and conditions are affine in the fields, the output layer of
-    random features is found by least squares, in seconds; the result is taken if it leaves less than 1e-3 of the
-    residual at points that were not fitted. Otherwise a network is trained, and the better of the two returned. All
-    that is not given is chosen:
+    If nothing but the budget is given, the output layer of random features is found by least squares, on the whole
+    domain for problems that are affine in the fields or have no time, and in windows of time for other evolutions if
+    the budget is two minutes or more. The result is taken if it leaves less than 1e-3 of the residual at points that
+    were not fitted. Otherwise a network is trained, and the better of the two returned. All that is not given is
+    chosen:
 
     - `model`, the network `(pde.in_size,) -> (pde.out_size,)`: tanh, three hidden layers of 20 units (30 for three
       axes or more, or several fields). Inputs are scaled, and exact conditions applied, by `pde.model`.
@@ -70,10 +75,12 @@ def solve(
     direct = None
     with double_precision(double):
         if double and all(given is None for given in (model, loss, points, optimiser, steps)) and not fit_arguments:
-            with busy("least squares over random features, if the problem is affine", bool(report)):
-                direct = _least_squares(pde, key, budget, start)
-            if direct is not None and direct.chosen["residual"] <= ACCEPTED:
-                return direct
+            with busy("least squares over random features", bool(report)):
+                found = solve_directly(pde, jax.random.fold_in(key, 2), DIRECT_SHARE * (budget or 60.0))
+            if found is not None:
+                direct = _direct_solution(pde, found, time.perf_counter() - start)
+                if found.fit.residual <= ACCEPTED:
+                    return direct
         # Compiled as one program: a dozen small ones would take two seconds.
         make = eqx.filter_jit(default_network)
         network = make(pde, jax.random.fold_in(key, 1)) if model is None else _cast(model)
@@ -112,21 +119,15 @@ def default_loss(pde: PDE) -> Callable:
     return weighted(pde.residuals, {t.name: PENALTY for g in conditions for t in g.terms})
 
 
-def _least_squares(pde: PDE, key: Array, budget: float | None, start: float) -> Solution | None:
-    """The best solution of an affine problem by least squares; None for other problems."""
-    if not is_affine(pde, jax.random.fold_in(key, 2)):
-        return None
-    linear = solve_affine(pde, jax.random.fold_in(key, 3), budget or 60.0)
-    seconds = time.perf_counter() - start
-    network = linear.fields.network
+def _direct_solution(pde: PDE, found: Direct, seconds: float) -> Solution:
     choice = _conditions(pde) | {
-        "method": "least squares for the output layer of random features",
-        "network": f"{network.weight.shape[0]} random tanh features of spread {linear.spread:g}",
-        "parameters": network.output.size,
-        "residual": linear.residual,
+        "method": found.method,
+        "network": found.network,
+        "parameters": found.features,
+        "residual": found.fit.residual,
         "precision": "float64",
     }
-    return Solution(pde, linear.fields, _single_entry(linear.losses, seconds), choice, seconds)
+    return Solution(pde, found.fit.fields, _single_entry(found.fit.losses, seconds), choice, seconds)
 
 
 def _single_entry(losses: dict[str, float], seconds: float):

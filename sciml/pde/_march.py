@@ -1,0 +1,325 @@
+"""Evolution in windows of time, each solved for the output layer of random features of its own.
+
+A window begins with what the one before ends with, as time-stepping does, so that a long or nonlinear evolution becomes
+short and nearly linear ones (block time marching; Dong & Li, CMAME 387, 2021, section 2.3). Within a window fields
+change little in time: features have small weights for time and large ones for space, and where the fields are steep in
+few places, features crowd there and are as steep (as the sampled weights of Bolager et al., NeurIPS 2023, which follow
+differences of the data).
+"""
+
+import time
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._loss import Groups
+from ..nn import RandomFeatures, WindowedFeatures
+from ._condition import Value
+from ._constraint import features as inputs_at
+from ._domain import TIME, Box, Product
+from ._names import Derivative
+from ._newton import Factored, minimise
+from ._pde import INTERIOR, PDE
+from ._rows import field_rows, jacobian_rows, residual_rows, target_values
+
+# Standard deviation of the features' weights for time, which goes from -1 to 1 within a window.
+TIME_SPREAD = 0.3
+# Features follow the fields where these are so many times steeper in some place than on average.
+STEEP = 2.0
+# Of a first guess: enough to keep it small.
+GUESS_DAMPING = 1e-8
+POOL = 8192
+POINTS_PER_FEATURE = 3
+# Residuals of this size mean that a window was not solved.
+LOST = 1e3
+
+
+class Plan(NamedTuple):
+    """How many windows and features there are, and the standard deviation of the features' weights for space."""
+
+    windows: int
+    features: int
+    spread: float | Array
+
+
+def initial_groups(pde: PDE) -> tuple[str, ...]:
+    """The conditions at the first time; none where `pde` is no evolution from declared values."""
+    if TIME not in pde.axes or TIME in pde.periodic_axes or not _is_product(pde.domain):
+        return ()
+    first, labels = pde.domain.bounds[TIME][0], []
+    for group in pde.groups.values():
+        at = getattr(group.region, "fixed", {}).get(TIME)
+        if group.label == INTERIOR or at is None:
+            continue
+        declared = isinstance(group.source, Value) and all(_declares_derivative(t) for t in group.terms)
+        if at != first or not declared:
+            return ()
+        labels.append(group.label)
+    return tuple(labels)
+
+
+def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> WindowedFeatures | None:
+    """The network whose residuals are least squares in each window, one after the other; None where a window could not
+    be solved or time was up.
+    """
+    # As an array, so that another spread is no new program.
+    plan = plan._replace(spread=jnp.asarray(plan.spread))
+    drawn, placed = jax.random.split(key)
+    pool = _pool(pde, placed)
+    shared = _even(pde, plan, drawn, placed)
+    networks: list[RandomFeatures] = []
+    for window in range(plan.windows):
+        begin = _begin(pde, plan, window)
+        previous = networks[-1] if networks else _in_window(pde, shared.network, plan, 0)
+        steepness = _steepness(pde, previous, jnp.asarray(begin), pool)
+        follows = float(steepness.contrast) > STEEP
+        if follows:
+            used = _following(pde, plan, steepness, pool, jax.random.fold_in(drawn, window), placed)
+        else:
+            used = shared
+        batch = _moved(pde, plan, used.batch, window)
+        network = _in_window(pde, used.network, plan, window)
+        known = _known(pde, network if window == 0 else previous, batch, declared=window == 0)
+        if window == 0:
+            start = np.zeros(network.output.size)
+        elif used is shared and window > 1:
+            start = _extrapolated(networks)
+        else:
+            start = _first_guess(pde, network, previous, batch[INTERIOR], begin)
+        found = _solved(pde, network, batch, known, start, used.factored)
+        if found is None or time.perf_counter() > deadline:
+            return None
+        network, factored = found
+        shared = shared if follows else shared._replace(factored=factored)
+        networks.append(network)
+    return _joined(pde, plan, networks)
+
+
+@eqx.filter_jit
+def _pool(pde: PDE, key: Array) -> Array:
+    return pde.domain.sobol(POOL, key)
+
+
+class _Basis(NamedTuple):
+    """Features in the coordinates of a window, points in those of the whole domain, and factors to begin with."""
+
+    network: RandomFeatures
+    batch: Groups
+    factored: Factored | None = None
+
+
+class _Steepness(NamedTuple):
+    """By point of the pool, how steep the fields are along each input relative to their mean, and over all; how fast
+    they move along each axis, with the sign turned; and the largest steepness over the mean.
+    """
+
+    along: Float[Array, "pool inputs"]
+    overall: Float[Array, " pool"]
+    drift: Float[Array, "pool axes"]
+    contrast: Array
+
+
+@eqx.filter_jit
+def _steepness(pde: PDE, network: RandomFeatures, begin, pool: Array) -> _Steepness:
+    axis = _axis(pde)
+    low, high = jnp.array([pde.domain.bounds[a] for a in pde.axes]).T
+    slopes = jax.vmap(jax.jacfwd(pde.model(network)))(pool.at[:, axis].set(begin))
+    in_time, in_space = slopes[:, :, axis], slopes.at[:, :, axis].set(0.0)
+    mean = jnp.mean(jnp.abs(in_space) * (high - low), axis=0)
+    # A direction along which hardly anything changes has nothing to follow.
+    floor = 1e-3 * jnp.max(mean, axis=1, keepdims=True) + jnp.finfo(mean.dtype).tiny
+    relative = jnp.max(jnp.abs(in_space) * (high - low) / (mean + floor), axis=1)
+    overall = jnp.sqrt(jnp.sum(relative**2, axis=1))
+    along = jnp.repeat(relative, jnp.array(_inputs_of_axes(pde)), axis=1, total_repeat_length=pde.in_size)
+    squares = jnp.sum(in_space**2, axis=(1, 2))
+    drift = jnp.einsum("nf,nfa->na", in_time, in_space) / (squares + 1e-2 * jnp.mean(squares) + floor.min())[:, None]
+    return _Steepness(along, overall, drift, jnp.max(1 + overall) / jnp.mean(1 + overall))
+
+
+@eqx.filter_jit
+def _even(pde: PDE, plan: Plan, drawn: Array, placed: Array) -> _Basis:
+    """Features and points that are spread evenly."""
+    directions, places = jax.random.split(drawn)
+    count = plan.features // pde.out_size
+    points = pde.domain.sample(places, count)
+    network = _features(pde, plan, points, jnp.zeros(()), jnp.zeros((count, len(pde.axes))), directions)
+    batch = {n: pde.draw(pde.groups[n], count, placed, even=True) for n, count in _counts(pde, plan).items()}
+    return _Basis(network, Groups(batch))
+
+
+@eqx.filter_jit
+def _following(pde: PDE, plan: Plan, steepness: _Steepness, pool: Array, drawn: Array, placed: Array) -> _Basis:
+    """Features, half of the interior points and half of those at the beginning where the fields are steep."""
+    directions, places, chosen, rest = jax.random.split(drawn, 4)
+    centres, index = _steep_points(pde, steepness, pool, places, plan.features // pde.out_size, evenly=1.0)
+    network = _features(pde, plan, centres, steepness.along[index], steepness.drift[index], directions)
+    counts, batch = _counts(pde, plan), {}
+    steep, _ = _steep_points(pde, steepness, pool, chosen, counts[INTERIOR] // 2, evenly=0.05)
+    for name, count in counts.items():
+        group = pde.groups[name]
+        if name == INTERIOR or name in initial_groups(pde):
+            picked = steep if name == INTERIOR else steep[: count // 2].at[:, _axis(pde)].set(_first_time(pde))
+            batch[name] = jnp.concatenate([pde.draw(group, count - len(picked), rest, even=True), picked])
+        else:
+            batch[name] = pde.draw(group, count, placed, even=True)
+    return _Basis(network, Groups(batch))
+
+
+def _steep_points(pde, steepness, pool, key, count, evenly) -> tuple[Array, Array]:
+    """Points near those of the pool, more of them where the fields are steep, and near which ones."""
+    chosen, moved = jax.random.split(key)
+    density = evenly + steepness.overall
+    index = jax.random.choice(chosen, POOL, (count,), p=density / density.sum())
+    low, high = jnp.array([pde.domain.bounds[a] for a in pde.axes]).T
+    # As far as to the next point of the pool in space, and to any time.
+    reach = (high - low) * POOL ** (-1 / max(1, len(pde.axes) - 1))
+    reach = reach.at[_axis(pde)].set(high[_axis(pde)] - low[_axis(pde)])
+    shifted = pool[index] + reach * jax.random.uniform(moved, (count, len(pde.axes)), minval=-1.0)
+    inside = jnp.all((shifted >= low) & (shifted <= high), axis=1) & (pde.domain.distance(shifted) <= 0)
+    return jnp.where(inside[:, None], shifted, pool[index]), index
+
+
+def _features(pde: PDE, plan: Plan, points, steepness, drift, key) -> RandomFeatures:
+    """A feature that bends at each of the points, the more sharply the steeper the fields are there; in half of them
+    the place moves with the fields, in the others less.
+    """
+    directions, moving, shares = jax.random.split(key, 3)
+    is_time = jnp.arange(pde.in_size) == _time_input(pde)
+    centres, slopes = jax.vmap(lambda p: (inputs_at(pde, p), jax.jacfwd(lambda q: inputs_at(pde, q))(p)))(points)
+    normal = jax.random.normal(directions, centres.shape)
+    weight = jnp.where(is_time, 0.0, plan.spread * (1 + steepness)) * normal
+    count = len(points)
+    share = jnp.where(jax.random.bernoulli(moving, 0.5, (count,)), 1.0, jax.random.uniform(shares, (count,)))
+    low, high = pde.domain.bounds[TIME]
+    moved = share * jnp.sum(jnp.einsum("ni,nia->na", weight, slopes) * drift, axis=1) * (high - low) / plan.windows / 2
+    weight = jnp.where(is_time, TIME_SPREAD * normal + moved[:, None], weight)
+    return RandomFeatures(weight, -jnp.sum(weight * centres, axis=1), jnp.zeros((pde.out_size, count)))
+
+
+def _counts(pde: PDE, plan: Plan) -> dict[str, int]:
+    """How many points each group has: those of a window's beginning carry all that was before."""
+    interior = POINTS_PER_FEATURE * (plan.features // pde.out_size) * max(1, pde.out_size // len(pde.equations))
+    initial = initial_groups(pde)
+    labels = dict.fromkeys([g.label for g in pde.trained_groups] + list(initial))
+    return {n: interior if n == INTERIOR else max(64, interior // (4 if n in initial else 8)) for n in labels}
+
+
+def _solved(pde, network, batch, known, start, factored) -> tuple[RandomFeatures, Factored | None] | None:
+    def put(output):
+        return eqx.tree_at(lambda n: n.output, network, jnp.asarray(output).reshape(network.output.shape))
+
+    found = minimise(
+        lambda output: residual_rows(pde, put(output), batch, known),
+        lambda output: jacobian_rows(pde, put(output), batch, known),
+        start,
+        factored,
+    )
+    return (put(found.point), found.factored) if found.size < LOST else None
+
+
+@eqx.filter_jit
+def _predicted(pde: PDE, network: RandomFeatures, points: Array, begin: Array) -> Array:
+    """The fields at the points if they change from the beginning of the window on as they do there."""
+    axis, fields = _axis(pde), pde.model(network)
+
+    def at_point(point):
+        there, along = point.at[axis].set(begin), jnp.zeros_like(point).at[axis].set(1.0)
+        value, slope = jax.jvp(fields, (there,), (along,))
+        return value + (point[axis] - begin) * slope
+
+    return jax.vmap(at_point)(points)
+
+
+def _first_guess(
+    pde: PDE, network: RandomFeatures, previous: RandomFeatures, points: Array, begin: float
+) -> np.ndarray:
+    """The output that is nearest to what the window before predicts."""
+    values, jacobian = field_rows(pde, network, points)
+    predicted = _predicted(pde, previous, points, jnp.asarray(begin))
+    guess, _ = Factored(np.asarray(jacobian), GUESS_DAMPING).solve(np.asarray(predicted - values).ravel())
+    return guess
+
+
+def _extrapolated(networks: list[RandomFeatures]) -> np.ndarray:
+    """The output of shared features, if it goes on to change as it did in the last two windows."""
+    before, last = (np.asarray(n.output).ravel() for n in networks[-2:])
+    return 2 * last - before
+
+
+@eqx.filter_jit
+def _known(pde: PDE, network: RandomFeatures, batch: Groups, declared: bool) -> dict[str, Array]:
+    """What the fields are at the beginning of a window: as declared, or as in the network of the window before."""
+    fields = pde.model(network)
+    values = {n: target_values(pde, pde.groups[n], fields, batch[n]) for n in initial_groups(pde)}
+    if not declared:
+        return values
+    found = pde.residuals(fields, Groups({n: batch[n] for n in values}))
+    return {n: v - jnp.stack([found[t.name] for t in pde.groups[n].terms], axis=1) for n, v in values.items()}
+
+
+def _in_window(pde: PDE, network: RandomFeatures, plan: Plan, window: int) -> RandomFeatures:
+    """Features of a window's own coordinates in those of the whole domain."""
+    weight, bias, axis = np.array(network.weight), np.array(network.bias), _time_input(pde)
+    bias += weight[:, axis] * (plan.windows - 1 - 2 * window)
+    weight[:, axis] *= plan.windows
+    return RandomFeatures(jnp.asarray(weight), jnp.asarray(bias), network.output)
+
+
+def _joined(pde: PDE, plan: Plan, networks: list[RandomFeatures]) -> WindowedFeatures:
+    axis = _time_input(pde)
+    weights, biases, outputs = (np.stack([np.asarray(a) for a in part]) for part in zip(*map(_arrays, networks)))
+    weights[:, :, axis] /= plan.windows
+    biases -= weights[:, :, axis] * (plan.windows - 1 - 2 * np.arange(plan.windows)[:, None])
+    return WindowedFeatures(jnp.asarray(weights), jnp.asarray(biases), jnp.asarray(outputs), axis)
+
+
+def _arrays(network: RandomFeatures) -> tuple[Array, Array, Array]:
+    return network.weight, network.bias, network.output
+
+
+def _moved(pde: PDE, plan: Plan, batch: Groups, window: int) -> Groups:
+    """The points of the whole domain in a window."""
+    axis, first, begin = _axis(pde), _first_time(pde), _begin(pde, plan, window)
+
+    def moved(points):
+        points = np.array(points)
+        points[:, axis] = begin + (points[:, axis] - first) / plan.windows
+        return jnp.asarray(points)
+
+    return Groups({name: moved(points) for name, points in batch.items()})
+
+
+def _begin(pde: PDE, plan: Plan, window: int) -> float:
+    low, high = pde.domain.bounds[TIME]
+    return low + (high - low) * window / plan.windows
+
+
+def _first_time(pde: PDE) -> float:
+    return pde.domain.bounds[TIME][0]
+
+
+def _axis(pde: PDE) -> int:
+    return pde.axes.index(TIME)
+
+
+def _inputs_of_axes(pde: PDE) -> list[int]:
+    return [2 if a in pde.periodic_axes else 1 for a in pde.axes]
+
+
+def _time_input(pde: PDE) -> int:
+    return sum(_inputs_of_axes(pde)[: _axis(pde)])
+
+
+def _is_product(domain) -> bool:
+    """Whether the domain is the same at all times."""
+    if isinstance(domain, Product):
+        return all(_is_product(f) for f in (domain.first, domain.second) if TIME in f.axes)
+    return isinstance(domain, Box)
+
+
+def _declares_derivative(term) -> bool:
+    return isinstance(term.meanings[term.function.target], Derivative)

@@ -1,0 +1,98 @@
+"""Residuals that are linear or mildly nonlinear in a few thousand numbers, made small by QR and Newton's method.
+
+Everything is in double precision on the host: LAPACK's factors, and residuals and Jacobians that are compiled.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# At the level of rounding.
+DAMPING = 1e-14
+# A step that could take off less than this share of the residual is not worth taking.
+CONVERGED = 1e-2
+# Factors of another place are good enough while a step takes off this share of what it would if all were linear.
+CONTRACTION = 0.7
+MAX_STEPS = 20
+
+
+class Factored:
+    """The QR factors of a matrix with a multiple of the identity below it, relative to its longest column."""
+
+    def __init__(self, matrix: np.ndarray, damping: float = DAMPING):
+        import scipy.linalg.lapack
+
+        self._lapack: Any = scipy.linalg.lapack
+        self.rows, self.size = matrix.shape
+        extended = np.zeros((self.rows + self.size, self.size), order="F")
+        extended[: self.rows] = matrix
+        extended[self.rows :][np.diag_indices(self.size)] = damping * np.sqrt((matrix**2).sum(axis=0).max())
+        work, _ = self._lapack.dgeqrf_lwork(*extended.shape)
+        self._factors, self._scales, _, _ = self._lapack.dgeqrf(extended, lwork=int(work), overwrite_a=True)
+
+    def solve(self, right: np.ndarray) -> tuple[np.ndarray, float]:
+        """The least-squares solution, and the length of the part of `right` that it accounts for."""
+        column = np.zeros((self.rows + self.size, 1), order="F")
+        column[: self.rows, 0] = right
+        turned, _, _ = self._lapack.dormqr("L", "T", self._factors, self._scales, column, lwork=64 * 64)
+        solution, info = self._lapack.dtrtrs(self._factors[: self.size], turned[: self.size])
+        if info != 0:
+            solution = np.full((self.size, 1), np.nan)
+        return solution[:, 0], float(np.linalg.norm(turned[: self.size]))
+
+
+class Minimum(NamedTuple):
+    """Where the residuals are smallest, their norm there, and factors that the next problem may begin with."""
+
+    point: np.ndarray
+    size: float
+    factored: Factored | None
+
+
+def minimise(residuals: Callable, jacobian: Callable, start: np.ndarray, factored: Factored | None = None) -> Minimum:
+    """The least squares of `residuals(point)` by Newton's method with the derivatives of the residuals only
+    (Gauss-Newton), the step halved until the residuals decrease.
+
+    Factors are kept from step to step, and those given are used first, as long as they do nearly what new ones would.
+    The size is infinite where the residuals are not finite at the start.
+    """
+    point, values = start, np.asarray(residuals(start))
+    size = float(np.linalg.norm(values))
+    if not np.isfinite(size):
+        return Minimum(start, np.inf, None)
+    fresh = False
+    for _ in range(MAX_STEPS):
+        if factored is None:
+            factored, fresh = Factored(np.asarray(jacobian(point))), True
+        step, part = factored.solve(-values)
+        if not np.isfinite(step).all() or part <= CONVERGED * size:
+            break
+        found = _decreased(residuals, point, step, size, smallest=1 / 64 if fresh else 1.0)
+        if found is None:
+            if fresh:
+                break
+            factored = None
+            continue
+        goal = np.sqrt(max(size**2 - part**2, 0.0))
+        gain = (size - found[2]) / (size - goal)
+        stalled = found[2] > 0.999 * size
+        point, values, size = found
+        if gain < CONTRACTION:
+            if fresh and stalled:
+                break
+            factored = None
+        fresh = False
+    return Minimum(point, size, factored)
+
+
+def _decreased(residuals, point, step, size, smallest):
+    """The first of the steps 1, 1/2, ... down to `smallest` with smaller residuals: point, residuals and their norm."""
+    length = 1.0
+    while length >= smallest:
+        values = np.asarray(residuals(point + length * step))
+        now = float(np.linalg.norm(values))
+        if now < size:
+            return point + length * step, values, now
+        length /= 2
+    return None

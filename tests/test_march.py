@@ -1,0 +1,196 @@
+"""Least squares over random features, with Newton's method and in windows of time, against exact solutions."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+
+from sciml import PDE, Box, Solution, condition, double_precision, periodic, value
+from sciml.nn import RandomFeatures, WindowedFeatures
+from sciml.pde import derivatives
+from sciml.pde._direct import _marched
+from sciml.pde._linear import relative_residual, solve_whole
+from sciml.pde._march import Plan, initial_groups, march
+from sciml.pde._newton import Factored, minimise
+
+ROD = Box(t=(0, 1), x=(-1, 1))
+KEY = jax.random.key(0)
+
+
+def reaction(**keywords):
+    """u_t = 5 u (1 - u), solved at each x by itself."""
+
+    def exact(t, x, xp=np):
+        start = xp.exp(-2 * x**2)
+        return start * xp.exp(5 * t) / (start * xp.exp(5 * t) + 1 - start)
+
+    return PDE(
+        ROD,
+        lambda u, u_t: u_t - 5 * u * (1 - u),
+        value(u=lambda x: exact(0.0, x, jnp), on=ROD.at(t=0), **keywords),
+        reference=exact,
+    )
+
+
+def travelling_front():
+    """Fisher's equation with its exact front of speed 5 / sqrt(6) (Ablowitz & Zeppetella, 1979), 40 times sharper."""
+
+    def exact(t, x, xp=np):
+        return (1 + xp.exp((40 * (x + 0.5) - 5 * 40 / 8 * t) / 6**0.5)) ** -2
+
+    rate, diffusivity = 40 / 8 * 6**0.5, 1 / (8 * 40) * 6**0.5
+    return PDE(
+        ROD,
+        lambda u, u_t, u_xx: u_t - diffusivity * u_xx - rate * u * (1 - u),
+        value(u=lambda x: exact(0.0, x, jnp), on=ROD.at(t=0)),
+        value(u=lambda t: exact(t, -1.0, jnp), on=ROD.at(x=-1)),
+        value(u=lambda t: exact(t, 1.0, jnp), on=ROD.at(x=1)),
+        reference=exact,
+    )
+
+
+def waves():
+    """u_tt = u_xx, periodic, from a velocity: two conditions at the beginning."""
+    box = Box(t=(0, 2), x=(0, 2))
+    return PDE(
+        box,
+        lambda u_tt, u_xx: u_tt - u_xx,
+        value(u=lambda x: jnp.sin(np.pi * x), u_t=lambda x: np.pi * jnp.cos(np.pi * x), on=box.at(t=0)),
+        periodic("x"),
+        reference=lambda t, x: np.sin(np.pi * (x + t)),
+    )
+
+
+def error_of(pde, plan):
+    with double_precision():
+        network = march(pde, plan, KEY)
+        assert network is not None and network.output.shape[0] == plan.windows
+        return Solution(pde, pde.model(network), None, {}, 0.0).error()["relative_l2"]
+
+
+@pytest.mark.parametrize(
+    "pde, plan, tolerance",
+    [
+        (reaction(), Plan(4, 200, 3.0), 1e-5),
+        (reaction(exact=False), Plan(4, 200, 3.0), 1e-5),
+        (travelling_front(), Plan(8, 300, 3.0), 1e-3),
+        (waves(), Plan(4, 200, 1.0), 1e-4),
+    ],
+    ids=["reaction", "beginning as a penalty", "front", "second order in time"],
+)
+def test_windows_follow_exact_solutions(pde, plan, tolerance):
+    assert error_of(pde, plan) < tolerance
+
+
+def test_windows_are_those_of_evolutions_from_declared_values():
+    assert initial_groups(reaction()) == ("u on t=0",)
+    assert len(initial_groups(waves())) == 1
+    steady = Box(x=(0, 1))
+    assert initial_groups(PDE(steady, lambda u_xx: u_xx - 1, value(u=0.0, on=steady.boundary()))) == ()
+    equation = (lambda u, u_t: u_t + u,)
+    general = condition(lambda u: u - 1, on=ROD.at(t=0))
+    assert initial_groups(PDE(ROD, *equation, general)) == ()
+    backwards = value(u=1.0, on=ROD.at(t=1))
+    assert initial_groups(PDE(ROD, *equation, backwards)) == ()
+
+
+def test_a_deadline_ends_the_march():
+    with double_precision():
+        assert march(reaction(), Plan(4, 100, 2.0), KEY, deadline=0.0) is None
+
+
+def test_nonlinear_problem_without_time():
+    """Newton's method on the whole domain: u'' = u^2 + f with u = sin(2 x)."""
+    line = Box(x=(0, 3))
+    pde = PDE(
+        line,
+        lambda u, u_xx, x: u_xx - u**2 + 4 * jnp.sin(2 * x) + jnp.sin(2 * x) ** 2,
+        value(u=lambda x: jnp.sin(2 * x), on=line.boundary()),
+        reference=lambda x: np.sin(2 * x),
+    )
+    with double_precision():
+        found = solve_whole(pde, KEY, 5.0)
+        assert (
+            found.residual == pytest.approx(relative_residual(pde, found.fields, KEY), rel=20) and found.residual < 1e-7
+        )
+        assert Solution(pde, found.fields, None, {}, 0.0).error()["relative_l2"] < 1e-8
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_windowed_features_are_those_of_each_window(axis):
+    keys = jax.random.split(KEY, 3)
+    with double_precision():
+        weight, bias, output = (jax.random.normal(k, s) for k, s in zip(keys, [(3, 5, 2), (3, 5), (3, 2, 5)]))
+        network = WindowedFeatures(weight, bias, output, axis)
+        for window, place in enumerate((-0.8, 0.1, 0.5)):
+            x = jnp.array([0.3, 0.3]).at[axis].set(place)
+            local = x.at[axis].set(3 * (place + 1) - 2 * window - 1)
+            expected = RandomFeatures(weight[window], bias[window], output[window])(local)
+            np.testing.assert_allclose(network(x), expected, rtol=1e-14)
+        ends = [jnp.zeros(2).at[axis].set(s) for s in (-1.2, 1.2)]
+        assert all(np.isfinite(network(x)).all() for x in ends)
+        x = jnp.array([0.3, -0.2])
+        third = derivatives(network, x, [(0, 0, 1), (1,)])
+        nested = jax.jacfwd(jax.jacfwd(jax.jacfwd(network)))(x)
+        np.testing.assert_allclose(third[(0, 0, 1)], nested[:, 0, 0, 1], rtol=1e-10)
+        np.testing.assert_allclose(third[(1,)], jax.jacfwd(network)(x)[:, 1], rtol=1e-12)
+
+
+def test_least_squares_by_factors():
+    rng = np.random.default_rng(0)
+    matrix, right = rng.normal(size=(30, 8)), rng.normal(size=30)
+    solution, part = Factored(matrix).solve(right)
+    expected = np.linalg.lstsq(matrix, right)[0]
+    np.testing.assert_allclose(solution, expected, rtol=1e-10)
+    assert part == pytest.approx(np.linalg.norm(matrix @ expected))
+
+
+def test_newton_finds_a_minimum_and_reuses_factors():
+    """A curve with two parameters, against SciPy; a second curve nearby begins with the factors of the first."""
+    x = np.linspace(0, 2, 40)
+    calls = []
+
+    def residuals(point, scale=1.0):
+        return scale * 1.5 * np.exp(-0.7 * x) + 0.01 * np.cos(20 * x) - point[0] * np.exp(point[1] * x)
+
+    def jacobian(point):
+        calls.append(point)
+        wave = np.exp(point[1] * x)
+        return -np.stack([wave, point[0] * x * wave], axis=1)
+
+    found = minimise(residuals, jacobian, np.array([0.5, 0.5]))
+    expected = least_squares(residuals, [0.5, 0.5], xtol=1e-15, ftol=1e-15, gtol=1e-15).x
+    np.testing.assert_allclose(found.point, expected, rtol=1e-5)
+    assert found.size == pytest.approx(np.linalg.norm(residuals(expected)), rel=1e-8)
+    first = len(calls)
+    again = minimise(lambda p: residuals(p, 1.01), jacobian, found.point, found.factored)
+    assert len(calls) == first
+    np.testing.assert_allclose(again.point[1], expected[1], atol=1e-3)
+
+
+def test_a_start_that_is_not_finite_is_no_minimum():
+    found = minimise(lambda p: np.full(3, np.nan), lambda p: np.ones((3, 1)), np.zeros(1))
+    assert found.size == np.inf and found.factored is None
+
+
+def test_solutions_in_windows_get_better_while_there_is_time():
+    pde = reaction()
+    with double_precision():
+        found = list(itertools.islice(_marched(pde, KEY, deadline=np.inf), 2))
+        assert [f.method.split(" windows")[0] for f in found] == ["least squares in 8"] * 2
+        assert all(f.fit.residual < 1e-4 for f in found)
+        assert list(_marched(pde, KEY, deadline=0.0)) == []
+
+
+def test_drawn_networks_are_saved_and_loaded(tmp_path):
+    pde = reaction()
+    with double_precision():
+        fields = pde.model(march(pde, Plan(2, 60, 2.0), KEY))
+    found = Solution(pde, fields, None, {}, 0.0)
+    found.save(tmp_path / "solution.zip")
+    again = Solution.load(tmp_path / "solution.zip", reaction())
+    t, x = np.linspace(0, 1, 7), np.linspace(-1, 1, 7)
+    np.testing.assert_array_equal(again(t=t, x=x), found(t=t, x=x))
