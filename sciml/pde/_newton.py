@@ -50,7 +50,13 @@ class Minimum(NamedTuple):
     factored: Factored | None
 
 
-def minimise(residuals: Callable, jacobian: Callable, start: np.ndarray, factored: Factored | None = None) -> Minimum:
+def minimise(
+    residuals: Callable,
+    jacobian: Callable,
+    start: np.ndarray,
+    factored: Factored | None = None,
+    steps: int = MAX_STEPS,
+) -> Minimum:
     """The least squares of `residuals(point)` by Newton's method with the derivatives of the residuals only
     (Gauss-Newton), the step halved until the residuals decrease.
 
@@ -62,7 +68,7 @@ def minimise(residuals: Callable, jacobian: Callable, start: np.ndarray, factore
     if not np.isfinite(size):
         return Minimum(start, np.inf, None)
     fresh = False
-    for _ in range(MAX_STEPS):
+    for _ in range(steps):
         if factored is None:
             factored, fresh = Factored(np.asarray(jacobian(point))), True
         step, part = factored.solve(-values)

@@ -26,8 +26,7 @@ from ._solution import Solution
 
 # Above this many parameters a dense inverse Hessian costs more than it saves.
 MAX_DENSE = 5000
-# Of the budget, for solutions by least squares; training has the rest where they leave more than ACCEPTED.
-DIRECT_SHARE = 0.85
+# Training may do better than least squares that leave more than this share of the residual.
 ACCEPTED = 1e-3
 # The weight of conditions that are penalties, whose residuals lack the derivatives that make those of equations large.
 PENALTY = 100.0
@@ -76,7 +75,7 @@ def solve(
     with double_precision(double):
         if double and all(given is None for given in (model, loss, points, optimiser, steps)) and not fit_arguments:
             with busy("least squares over random features", bool(report)):
-                found = solve_directly(pde, jax.random.fold_in(key, 2), DIRECT_SHARE * (budget or 60.0))
+                found = solve_directly(pde, key, budget or 60.0)
             if found is not None:
                 direct = _direct_solution(pde, found, time.perf_counter() - start)
                 if found.fit.residual <= ACCEPTED:
