@@ -1,126 +1,126 @@
-"""Gauss-Newton with adaptive damping (Levenberg-Marquardt), for up to a few thousand parameters."""
+"""Gauss-Newton with adaptive damping (Levenberg-Marquardt)."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from .._loss import Groups
+from ._equations import Residuals
+from ._solvers import Solver, System, choose
+
+# The longest bend of a step, relative to it: half of Transtrum and Sethna's alpha.
+TRUSTED = 0.375
 
 
 class GaussNewtonState(NamedTuple):
-    """The damping that the next step tries first."""
+    """The damping that the next step tries first, and by what a refusal multiplies it."""
 
     damping: Array
+    growth: Array
 
 
 def gauss_newton(
-    damping: float = 1e-3, *, max_tries: int = 8, memory: float = 256e6
+    damping: float = 1e-3,
+    *,
+    solver: Solver | None = None,
+    accelerate: bool = True,
+    max_tries: int = 8,
+    memory: float = 2e9,
 ) -> optax.GradientTransformationExtraArgs:
     """Levenberg-Marquardt: solves (J^T J + damping I) s = -J^T r and accepts s if the loss decreases.
 
-    The damping falls by 3 after a step accepted at once and grows by 4 with each refusal (Nocedal & Wright, 2006,
-    section 10.3); after `max_tries` refusals the step is zero.
+    With `accelerate`, the step is bent by the second derivative of the residuals along it (geodesic acceleration,
+    Transtrum & Sethna, arXiv 1201.5885): a second solution with the same matrix, and about the cost of two gradients.
+    PINNs then reach a given loss in a half to a third of the steps. The bend is left out where it is longer than 0.375
+    of the step, so that its series is not to be trusted.
 
-    The transformation takes the extra arguments `residual_fn` (parameters, batch -> residuals by name), `batch`
-    and `value_fn`. The rows of J are found one example at a time, so every residual must depend on one example of
-    the batch (its leading axis) only; a `Groups` batch holds one such set per name. `memory` bounds the bytes of
-    the rows held at once; p**2 numbers come on top.
+    The damping follows the ratio of the loss's decrease to that of the linearised residuals (Nielsen, Damping parameter
+    in Marquardt's method, 1999): it falls by up to 3 where both agree and grows by 2, 4, 8, ... with each
+    refusal in a row. After `max_tries` refusals the step is zero.
 
-    Raises TypeError where the loss returns a scalar rather than residuals by name.
+    `solver` is one of
+
+    - `cholesky`: of J^T J, for up to a few thousand parameters;
+    - `qr`: of J, where J^T J is too ill-conditioned;
+    - `woodbury`: of J J^T, for fewer residuals than parameters;
+    - `conjugate_gradients(...)`: products with J only, where neither matrix fits.
+
+    By default it is the first of `cholesky` (for no more parameters than residuals) and `woodbury` whose matrices fit
+    into half of `memory` bytes, or else `conjugate_gradients()`; see `choose`. The other half is for chunks of the
+    batch: no temporary array grows with the number of examples, but for `woodbury`.
+
+    The transformation takes the extra arguments `residual_fn` (parameters, batch -> residuals by name) and `batch`, as
+    `fit` gives them. Residuals are differentiated one example at a time, so each must depend on one example of the
+    batch (its leading axis) only; a `Groups` batch holds one such set per name.
+
+    Raises TypeError where the loss returns a scalar rather than residuals by name; ValueError unless `damping`,
+    `max_tries` and `memory` are above 0, and for a batch whose arrays have no first axis in common.
     """
+    check_positive("gauss_newton", damping=damping, max_tries=max_tries, memory=memory)
 
     def init(params):
         flat, _ = ravel_pytree(params)
-        return GaussNewtonState(jnp.asarray(damping, flat.dtype))
+        return GaussNewtonState(jnp.asarray(damping, flat.dtype), jnp.asarray(2.0, flat.dtype))
 
-    def update(updates, state, params, *, value_fn, batch, residual_fn=None, **extra):
+    def update(updates, state, params, *, batch, residual_fn=None, **extra):
         del updates, extra
-        if residual_fn is None:
-            raise TypeError(
-                "gauss_newton needs residuals: the loss must return a dict of residual arrays, not a scalar"
-            )
-        flat, unravel = ravel_pytree(params)
-        matrix, gradient, value = normal_equations(lambda p, b: residual_fn(unravel(p), b), flat, batch, memory)
-        step, damping = _damped_step(
-            matrix, gradient, value, lambda s: value_fn(unravel(flat + s)), state.damping, max_tries
-        )
-        return unravel(step), GaussNewtonState(damping)
+        problem, unravel = linear_problem("gauss_newton", residual_fn, params, batch, memory)
+        system = (solver or choose(problem))(problem)
+        step, state = _damped_step(problem, system, state, accelerate, max_tries)
+        return unravel(step), state
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def normal_equations(
-    residual_fn: Callable, flat: Float[Array, " p"], batch, memory: float = 256e6
-) -> tuple[Float[Array, "p p"], Float[Array, " p"], Float[Array, ""]]:
-    """`J^T J`, `J^T r` and `r^T r` of the residuals, scaled so that the last is the sum of their mean squares."""
-    size = flat.size
-    out = (jnp.zeros((size, size), flat.dtype), jnp.zeros_like(flat), jnp.zeros((), flat.dtype))
-    groups = [Groups({k: v}) for k, v in batch.items()] if isinstance(batch, Groups) else [batch]
-    for group in groups:
-        part = _group_equations(residual_fn, flat, group, memory)
-        out = jax.tree.map(jnp.add, out, part)
-    return out
+def linear_problem(name: str, residual_fn, params, batch, memory: float) -> tuple[Residuals, Any]:
+    """The residuals as a function of flat parameters, and what makes parameters of these."""
+    if residual_fn is None:
+        raise TypeError(f"{name} needs residuals: the loss must return a dict of residual arrays, not a scalar")
+    flat, unravel = ravel_pytree(params)
+    return Residuals(lambda p, b: residual_fn(unravel(p), b), flat, batch, memory), unravel
 
 
-def _group_equations(residual_fn, flat, batch, memory):
-    count = jax.tree.leaves(batch)[0].shape[0]
-    chunk = int(max(1, min(count, memory // (flat.size * flat.dtype.itemsize))))
-
-    def one(p, example):
-        terms = residual_fn(p, jax.tree.map(lambda a: a[None], example))
-        rows = [jnp.ravel(r) / jnp.sqrt(r.size * count) for r in terms.values()]
-        return jnp.concatenate(rows).astype(flat.dtype)
-
-    def equations(examples):
-        def row(example):
-            r, pullback = jax.vjp(lambda p: one(p, example), flat)
-            return r, jax.vmap(lambda v: pullback(v)[0])(jnp.eye(r.size, dtype=r.dtype))
-
-        residual, rows = jax.vmap(row)(examples)
-        residual, rows = residual.reshape(-1), rows.reshape(-1, flat.size)
-        return rows.T @ rows, rows.T @ residual, jnp.vdot(residual, residual)
-
-    whole = count // chunk * chunk
-    pieces = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), batch)
-
-    def add(total, examples):
-        return jax.tree.map(jnp.add, total, equations(examples)), None
-
-    start = jax.tree.map(jnp.zeros_like, jax.eval_shape(equations, jax.tree.map(lambda a: a[0], pieces)))
-    if chunk == count:
-        return equations(batch)
-    total, _ = jax.lax.scan(add, start, pieces)
-    if whole < count:
-        total = jax.tree.map(jnp.add, total, equations(jax.tree.map(lambda a: a[whole:], batch)))
-    return total
+def follow_gain(damping: Array, gain: Array) -> Array:
+    """The damping after a step whose gain, actual over predicted decrease, is `gain` (Nielsen, 1999)."""
+    return damping * jnp.clip(1 - (2 * gain - 1) ** 3, 1 / 3, 2.0)
 
 
-def _damped_step(matrix, gradient, value, value_at, damping, max_tries):
-    """Tries growing dampings until the loss decreases; returns the step and the damping for the next one."""
-    identity = jnp.eye(gradient.size, dtype=gradient.dtype)
+def check_positive(name: str, **arguments: float) -> None:
+    """Raises ValueError for an argument that is not above 0."""
+    for argument, value in arguments.items():
+        if not value > 0:
+            raise ValueError(f"{name}: {argument} must be above 0, got {value}")
 
-    def attempt(damping):
-        factor = jax.scipy.linalg.cho_factor(matrix + damping * identity)
-        step = -jax.scipy.linalg.cho_solve(factor, gradient)
+
+def _damped_step(problem: Residuals, system: System, state: GaussNewtonState, accelerate: bool, max_tries: int):
+    """Tries growing dampings until the loss decreases; returns the step and what the next one starts with."""
+    zero = jnp.zeros_like(problem.flat)
+
+    def attempt(carry):
+        (damping, growth), _, _, tries = carry
+        step, bend = system.solve(damping, zero)
+        predicted = damping * jnp.vdot(step, step) - jnp.vdot(system.gradient, step)
+        if accelerate:
+            more = bend(step)
+            trusted = jnp.linalg.norm(more) <= TRUSTED * jnp.linalg.norm(step)
+            step = jnp.where(trusted, step + more, step)
+        gain = (system.value - problem.value(problem.flat + step)) / predicted
         # A factorisation that fails gives NaN, which compares as no decrease.
-        return step, value_at(step) < value
+        accepted = gain > 0
+        lower = jnp.maximum(follow_gain(damping, gain), system.least)
+        following = GaussNewtonState(
+            jnp.where(accepted, lower, damping * growth), jnp.where(accepted, 2.0, growth * 2).astype(growth.dtype)
+        )
+        return following, jnp.where(accepted, step, 0.0), accepted, tries + 1
 
     def refused(carry):
         _, _, accepted, tries = carry
         return ~accepted & (tries < max_tries)
 
-    def again(carry):
-        damping, _, _, tries = carry
-        step, accepted = attempt(4 * damping)
-        return 4 * damping, step, accepted, tries + 1
-
-    step, accepted = attempt(damping)
-    damping, step, accepted, tries = jax.lax.while_loop(refused, again, (damping, step, accepted, 1))
-    floor = jnp.finfo(gradient.dtype).eps * jnp.trace(matrix) / gradient.size
-    following = jnp.where(tries == 1, jnp.maximum(damping / 3, floor), damping)
-    return jnp.where(accepted, step, 0.0), following
+    following, step, accepted, _ = jax.lax.while_loop(refused, attempt, (state, zero, jnp.array(False), 0))
+    # Where no damping helps, rounding errors rule, or `max_tries` is small: the damping must not run away.
+    once = GaussNewtonState(state.damping * state.growth, jnp.minimum(state.growth * 2, 2.0**max_tries))
+    return step, jax.tree.map(lambda a, b: jnp.where(accepted, a, b), following, once)
