@@ -34,7 +34,7 @@ def energy_natural_gradient(
     2024), for PINNs Guzman-Cordero et al., Improving energy natural gradient descent through Woodbury, momentum, and
     randomization, 2025.
 
-    The direction d minimises |J d + r|^2 + damping |d - momentum d'|^2, where d' is the last one: what the present
+    The direction d minimises `|J d + r|^2 + damping |d - momentum e|^2`, where e is the last one: what the present
     batch does not determine is kept from earlier ones. One system is solved for each step. The parameters move by
     length * d, where the length is the first of l, l/2, l/4, ... that decreases the loss on the present batch. If none
     of `max_tries` does, the step is zero and the momentum is dropped.
