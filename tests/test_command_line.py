@@ -313,17 +313,15 @@ def test_interrupted_problem_is_evaluated_and_written(checkout):
 
     write("own.py", COMPARED.replace("steps: int = 300", "steps: int = 10**9"))
     environment = os.environ | {"PYTHONPATH": str(checkout)}
-    command = [sys.executable, "-m", "sciml", "run", "own.py", "--budget", "5m"]
+    # Tests that run as a background job ignore the signal, and so would what they start.
+    listening = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "runpy.run_module('sciml', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", listening, "run", "own.py", "--budget", "5m"]
     with open("err", "w") as err:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=err,
-            stderr=err,
-            start_new_session=True,
-            # Tests that run as a background job ignore the signal, and so would what they start.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        # Of its own group, so that the signal is its own.
+        process = subprocess.Popen(command, env=environment, stdout=err, stderr=err, start_new_session=True)
     try:
         time.sleep(1)
         for _ in range(120):

@@ -41,7 +41,7 @@ NETWORKS = {
         mlp(8, 2, 8, 1, key=key), 2, 8, scale=(1.0, 3.0), trainable=True, key=key
     ),
     "periodic": lambda key: periodic_embedding(mlp(7, 2, 8, 1, key=key), 1, harmonics=3),
-    "trained period": lambda key: periodic_embedding(piratenet(3, 2, 8, 1, key=key), 0, 3.0, trainable=True),
+    "trained period": lambda key: periodic_embedding(mlp(3, 2, 8, 1, key=key), 0, 3.0, trainable=True),
     "harmonics": lambda key: harmonics(mlp(6, 2, 8, 1, key=key), 0, 3),
     "both embeddings": lambda key: periodic_embedding(
         fourier_features(siren(8, 2, 8, 1, omega_0=3.0, key=key), 3, 8, key=key), 1
@@ -87,7 +87,6 @@ def test_jit_vmap_and_grad(name):
 
         together, one_by_one, gradient = evaluate(made(name), points)
         np.testing.assert_allclose(together, one_by_one, rtol=1e-12, atol=1e-13)
-        np.testing.assert_allclose(made(name)(jnp.asarray(points[0])), together[0], rtol=1e-12, atol=1e-13)
         for number in map(np.asarray, jax.tree.leaves(gradient)):
             assert np.isfinite(number).all() and np.abs(number).max() > 0
 
@@ -127,11 +126,13 @@ def test_save_and_load(name, tmp_path):
 @pytest.mark.parametrize(
     ("saved", "other"),
     [
-        (lambda k: siren(2, 1, key=k), lambda k: siren(2, 1, omega_0=5.0, key=k)),
-        (lambda k: modified_mlp(2, 1, key=k), lambda k: modified_mlp(2, 1, activation=jnp.sin, key=k)),
-        (NETWORKS["periodic"], lambda k: periodic_embedding(mlp(7, 2, 8, 1, key=k), 0, harmonics=3)),
-        (NETWORKS["frozen features"], NETWORKS["trained features"]),
-        (lambda k: separable(2, 2, rank=6, key=k), lambda k: separable(2, 3, rank=4, key=k)),
+        (lambda k: siren(2, 1, 4, 1, key=k), lambda k: siren(2, 1, 4, 1, omega_0=5.0, key=k)),
+        (lambda k: modified_mlp(2, 1, 4, 1, key=k), lambda k: modified_mlp(2, 1, 4, 1, jnp.sin, key=k)),
+        (
+            lambda k: periodic_embedding(mlp(2, 1, 4, 1, key=k), 0),
+            lambda k: periodic_embedding(mlp(2, 1, 4, 1, key=k), 1),
+        ),
+        (lambda k: separable(2, 2, 4, 1, rank=3, key=k), lambda k: separable(2, 3, 4, 1, rank=2, key=k)),
     ],
 )
 def test_other_settings_are_not_loaded(saved, other, tmp_path):
@@ -146,7 +147,7 @@ def system():
     domain = Box(t=(0, 2), x=(-1, 3))
     return PDE(
         domain,
-        lambda u_t, v_x, u_xx: u_t + v_x - u_xx,
+        lambda u_t, v_x: u_t + v_x,
         lambda v_t, u, v: v_t - u * v,
         value(u=lambda x: (x + 1) * (x - 3), v=lambda x: jnp.cos(x), on=domain.at(t=0)),
         value(u=0.0, on=domain.boundary("x")),
@@ -439,9 +440,14 @@ def test_grid_equals_points_with_derivatives(dimensions):
 @pytest.mark.parametrize(("dimensions", "rank", "activation"), [(2, 32, jnp.tanh), (6, 8, jnp.sin), (3, 1, jnp.tanh)])
 def test_separable_starts_at_order_one(dimensions, rank, activation):
     x = jax.random.uniform(jax.random.key(0), (200, dimensions), minval=-1, maxval=1)
-    networks = [separable(dimensions, 1, 20, 2, activation, rank=rank, key=jax.random.key(k)) for k in range(8)]
-    sizes = [float(jnp.sqrt(jnp.mean(jax.vmap(n)(x) ** 2))) for n in networks]
-    assert 0.2 < np.median(sizes) < 2
+
+    @jax.jit
+    @jax.vmap
+    def size(key):
+        network = separable(dimensions, 1, 20, 2, activation, rank=rank, key=key)
+        return jnp.sqrt(jnp.mean(jax.vmap(network)(x) ** 2))
+
+    assert 0.2 < np.median(size(jax.random.split(jax.random.key(1), 16))) < 2
 
 
 def test_separable_takes_other_factors():

@@ -98,6 +98,7 @@ def separable(
     return Separable(tuple(_scaled(f, rank ** (-0.5 / in_size)) for f in factors), out_size)
 
 
+@eqx.filter_jit
 def _scaled(factor: eqx.nn.MLP, size: float) -> eqx.nn.MLP:
     """The factor with its output layer scaled to this root mean square on [-1, 1]."""
     values = jax.vmap(factor)(jnp.linspace(-1.0, 1.0, 65)[:, None])
