@@ -6,6 +6,9 @@ from ._embeddings import periodic_embedding as periodic_embedding
 from ._factorised import factorised as factorised
 from ._factorised import least_squares_output as least_squares_output
 from ._features import RandomFeatures as RandomFeatures
+from ._features import TanhFeatures as TanhFeatures
+from ._features import WaveFeatures as WaveFeatures
+from ._features import Window as Window
 from ._features import WindowedFeatures as WindowedFeatures
 from ._features import random_features as random_features
 from ._gated import ModifiedMLP as ModifiedMLP

@@ -1,9 +1,11 @@
 """Random features: a hidden layer that is drawn, and an output layer that is found."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class RandomFeatures(eqx.Module):
@@ -14,26 +16,91 @@ class RandomFeatures(eqx.Module):
     output: Float[Array, "out_size features"]
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
-        return self.output @ jnp.tanh(self.weight @ x + self.bias)
+        return self.output @ self.features(x)
+
+    def features(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
+        """The hidden layer."""
+        return jnp.tanh(self.weight @ x + self.bias)
+
+
+class TanhFeatures(eqx.Module):
+    """`(in_size,) -> (features,)`: tanh(weight @ x + bias)."""
+
+    weight: Float[Array, "*windows features in_size"]
+    bias: Float[Array, "*windows features"]
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
+        return jnp.tanh(self.weight @ x + self.bias)
+
+
+class WaveFeatures(eqx.Module):
+    """`(in_size,) -> (features,)`: each wave in periodic coordinates, which enter as the cosines and sines of angles,
+    times each Chebyshev polynomial of the input `time` up to degree `highest`.
+
+    A wave is cos(number . angles) or, where `sine` is 1, sin(number . angles).
+    """
+
+    number: Int[Array, "*windows waves angles"]
+    sine: Int[Array, "*windows waves"]
+    highest: int = eqx.field(static=True)
+    cosines: tuple[int, ...] = eqx.field(static=True)
+    time: int = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
+        angles = jnp.stack([jnp.arctan2(x[i + 1], x[i]) for i in self.cosines])
+        waves = jnp.cos(self.number.astype(x.dtype) @ angles - 0.5 * jnp.pi * self.sine)
+        return jnp.ravel(waves[:, None] * chebyshev(x[self.time], self.highest))
 
 
 class WindowedFeatures(eqx.Module):
-    """`(in_size,) -> (out_size,)`: random features of their own in each of several windows of equal length along one
-    input, which goes from -1 to 1 in each window. Beyond the ends the outermost windows go on.
+    """`(in_size,) -> (out_size,)`: features of their own, and an output, in each of several windows of equal length
+    along one input, which goes from -1 to 1 in each window. Beyond the ends the outermost windows go on.
+
+    The arrays of `hidden` and `output` have the windows as their first axis.
     """
 
-    weight: Float[Array, "windows features in_size"]
-    bias: Float[Array, "windows features"]
+    hidden: Callable
     output: Float[Array, "windows out_size features"]
     axis: int = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
-        windows = self.weight.shape[0]
+        windows = self.output.shape[0]
         # Which window it is has no derivative.
         place = jax.lax.stop_gradient(x[self.axis])
         window = jnp.clip(jnp.floor((place + 1) / 2 * windows), 0, windows - 1).astype(int)
-        local = jnp.where(jnp.arange(x.size) == self.axis, windows * (x + 1) - 2 * window - 1, x)
-        return self.output[window] @ jnp.tanh(self.weight[window] @ local + self.bias[window])
+        arrays, static = eqx.partition(self.hidden, eqx.is_array)
+        hidden = eqx.combine(jax.tree.map(lambda a: a[window], arrays), static)
+        return self.output[window] @ hidden(in_window(x, self.axis, windows, window))
+
+
+class Window(eqx.Module):
+    """One window of `WindowedFeatures`."""
+
+    hidden: Callable
+    output: Float[Array, "out_size features"]
+    window: Array
+    windows: int = eqx.field(static=True)
+    axis: int = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        return self.output @ self.features(x)
+
+    def features(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
+        """The hidden layer."""
+        return self.hidden(in_window(x, self.axis, self.windows, self.window))
+
+
+def in_window(x: Float[Array, " in_size"], axis: int, windows: int, window) -> Float[Array, " in_size"]:
+    """The inputs with that of an axis in [-1, 1] scaled such that a window of it goes from -1 to 1."""
+    return jnp.where(jnp.arange(x.size) == axis, windows * (x + 1) - 2 * window - 1, x)
+
+
+def chebyshev(x: Float[Array, ""], highest: int) -> Float[Array, " degrees"]:
+    """The Chebyshev polynomials of degrees 0 to `highest`."""
+    out = [jnp.ones_like(x), x]
+    for _ in range(highest - 1):
+        out.append(2 * x * out[-1] - out[-2])
+    return jnp.stack(out[: highest + 1])
 
 
 def random_features(in_size: int, out_size: int, count: int, spread: float, *, key: Array) -> RandomFeatures:

@@ -18,8 +18,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._condition import Value
+from ._derivatives import Laplacian, derivatives
 from ._domain import Region
+from ._quantities import demands
 from ._unknown import TrainableNumber
+
+# Jumps between the ends of a periodic axis that are larger than this, relative to the data, are no rounding errors.
+SEAM = 1e-9
 
 
 class ConstrainedFields(eqx.Module):
@@ -98,7 +103,8 @@ def make_constraints(pde) -> tuple[Constraint, ...]:
 def exact_values(pde) -> tuple[Value, ...]:
     """The declared values that `pde.model` satisfies by construction.
 
-    By default those on whole faces of a box that agree where faces meet; `exact=True` adds other regions.
+    By default those on whole faces of a box that agree where faces meet and are smooth enough along periodic axes;
+    `exact=True` adds other regions.
     Raises ValueError where `exact=True` cannot be had.
     """
     chosen = []
@@ -153,7 +159,45 @@ def _obstacle(pde, value: Value) -> str:
                 return "it is not a face of a box"
             if not hasattr(value.on, "smooth_distance"):
                 return "its distance function is not known"
+        axis = _seam(pde, value, field, target)
+        if axis and not value.exact:
+            return f"its derivatives jump between the ends of the periodic axis {axis}"
     return ""
+
+
+def _seam(pde, value: Value, field: str, target: str) -> str:
+    """A periodic axis between whose ends the data of a value jump, or derivatives of lower order than those that the
+    equations ask for, so that the lift would have no such derivative; empty where there is none.
+    """
+    if not callable(value.targets[target]):
+        return ""
+    meanings = (m for t in next(iter(pde.groups.values())).terms for m in t.meanings.values())
+    partials = demands(pde, meanings).get(field, {})
+    read, numbers = _reader(pde, value.targets[target], target), _initial_numbers(pde)
+    for axis in pde.periodic_axes:
+        index = pde.axes.index(axis)
+        order = max((p.count(index) * (2 if isinstance(p, Laplacian) else 1) for p in partials), default=0)
+        for piece in value.on.pieces:
+            if axis in piece.bounds and order and _jumps(pde, piece, index, order, lambda p: read(p, numbers)):
+                return axis
+    return ""
+
+
+def _jumps(pde, piece, index: int, order: int, data: Callable) -> bool:
+    """Whether the data or one of their derivatives below `order` differ between the ends of an axis."""
+    ends = pde.domain.bounds[pde.axes[index]]
+    points = piece.sample(jax.random.key(0), 16)
+    partials = [(index,) * n for n in range(order)]
+
+    @jax.jit
+    def at(end):
+        return jax.vmap(lambda p: derivatives(data, p.at[index].set(end), partials))(points)
+
+    low, high = (at(end) for end in ends)
+    length = ends[1] - ends[0]
+    scale = float(jnp.max(jnp.abs(jax.vmap(data)(points))))
+    gaps = [float(jnp.max(jnp.abs(low[p] - high[p]))) * length ** len(p) for p in partials]
+    return bool(max(gaps) > SEAM * (scale + np.finfo(float).tiny))
 
 
 def _needs_missing_value(pde, value: Value, chosen) -> bool:
@@ -195,8 +239,7 @@ def _disagrees(pde, value: Value, chosen) -> bool:
 def _largest_gap(pde, first: Value, second: Value) -> float:
     rng = np.random.default_rng(0)
     lows, highs = np.array([pde.domain.bounds[a] for a in pde.axes]).T
-    numbers = {n: getattr(v, "initial", v) for n, v in pde.numbers.items()}
-    gap = 0.0
+    numbers, gap = _initial_numbers(pde), 0.0
     for target in set(first.targets) & set(second.targets) & set(pde.fields):
         reads = [_reader(pde, v.targets[target], target) for v in (first, second)]
         for a in (_face(pde, p) for p in first.on.pieces):
@@ -209,6 +252,10 @@ def _largest_gap(pde, first: Value, second: Value) -> float:
                 scale = max(1.0, *(np.abs(v).max() for v in values))
                 gap = max(gap, float(np.abs(values[0] - values[1]).max() / scale))
     return gap
+
+
+def _initial_numbers(pde) -> dict[str, Any]:
+    return {n: getattr(v, "initial", v) for n, v in pde.numbers.items()}
 
 
 def _reader(pde, data, target) -> Callable:

@@ -52,7 +52,7 @@ def derivatives(function: Callable, point: Float[Array, " d"], partials: Iterabl
     """
     wanted = tuple(dict.fromkeys(_canonical(p) for p in partials))
     try:
-        series = taylor(function, point, _closure(wanted))
+        series = taylor(function, point, closure(wanted))
     except NotImplementedError:
         return nested_derivatives(function, point, wanted)
     zero = jnp.zeros_like(series[()])
@@ -81,8 +81,8 @@ def _canonical(partial: Partial) -> Partial:
     return Laplacian(ordered) if isinstance(partial, Laplacian) else tuple(ordered)
 
 
-def _closure(wanted: tuple[Partial, ...]) -> tuple[Partial, ...]:
-    """Adds the lower derivatives that the wanted ones are made of."""
+def closure(wanted: tuple[Partial, ...]) -> tuple[Partial, ...]:
+    """The partial derivatives in `wanted` and the lower ones that they are made of, those of low order first."""
     needed: dict[Partial, None] = {(): None}
     for p in wanted:
         if isinstance(p, Laplacian):
@@ -108,12 +108,18 @@ def taylor(function: Callable, point: Float[Array, " d"], partials: tuple[Partia
 
     `partials` must contain the lower derivatives too. Raises NotImplementedError where a rule is missing.
     """
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(point)
-    if len(jax.tree.leaves(shape)) != 1:
-        raise TypeError("a function to be differentiated must return one array")
     basis = np.eye(point.shape[0], dtype=point.dtype)
     start = {(): point} | {(a,): basis[a] for a in range(len(basis)) if (a,) in partials}
-    (out,) = _evaluate(closed.jaxpr, closed.consts, [start], partials)
+    return propagate(function, [start], partials)
+
+
+def propagate(function: Callable, arguments: list, partials: tuple[Partial, ...]) -> Series:
+    """The series of `function(*arguments)`, where arguments are series or constants."""
+    values = [a[()] if isinstance(a, Series) else a for a in arguments]
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*values)
+    if len(jax.tree.leaves(shape)) != 1:
+        raise TypeError("a function to be differentiated must return one array")
+    (out,) = _evaluate(closed.jaxpr, closed.consts, arguments, partials)
     return out if isinstance(out, Series) else {(): out}
 
 
@@ -354,6 +360,30 @@ def _power(operands, params, partials):
     return _compose(_exp_tower, exponent, partials)
 
 
+def _arctangent(operands, params, partials):
+    """The angle of (x, y), differentiated as d angle = (x dy - y dx) / (x^2 + y^2)."""
+    y, x = (o if isinstance(o, Series) else {(): o} for o in operands)
+    inner = tuple(dict.fromkeys(p for p in partials if not isinstance(p, Laplacian)))
+    squares = _add(_product(jnp.multiply, x, x, inner), _product(jnp.multiply, y, y, inner))
+    inverse = _reciprocal(squares, inner)
+    out = {(): jnp.arctan2(y[()], x[()])}
+    for partial in partials[1:]:
+        if isinstance(partial, Laplacian):
+            raise NotImplementedError("no Taylor rule for the Laplacian of an angle")
+        lower, axis = partial[:-1], partial[-1]
+        needed = closure((lower,))
+        dx, dy = ({p: z[tuple(sorted((*p, axis)))] for p in needed if tuple(sorted((*p, axis))) in z} for z in (x, y))
+        turned = _add(_product(jnp.multiply, x, dy, needed), _product(lambda a, b: -a * b, y, dx, needed))
+        found = _product(jnp.multiply, turned, inverse, needed)
+        if lower in found:
+            out[partial] = found[lower]
+    return out
+
+
+def _add(a: Series, b: Series) -> Series:
+    return {p: a[p] + b[p] if p in a and p in b else a.get(p, b.get(p)) for p in dict.fromkeys([*a, *b])}
+
+
 def _extremum(better):
     def rule(operands, params, partials):
         values = [o[()] if isinstance(o, Series) else o for o in operands]
@@ -399,6 +429,7 @@ _STEPS = set("sign floor ceil round eq ne lt le gt ge stop_gradient is_finite an
 _FIXED = {"dynamic_slice": "rest", "gather": (1,), "reshape": "rest", "broadcast_in_dim": "rest"}
 _SPECIAL = {
     "div": _divide,
+    "atan2": _arctangent,
     "pow": _power,
     "max": _extremum(lambda a, b: a >= b),
     "min": _extremum(lambda a, b: a <= b),

@@ -5,25 +5,38 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jaxtyping import Array
 
 from ._condition import Observations
 from ._linear import ENOUGH, Fit, is_affine, measured, solve_whole
-from ._march import Plan, initial_groups, march
+from ._march import Plan, has_waves, initial_groups, march
 from ._pde import PDE
 
-# Windows and features: of the trials, in which the spread is found, and of solutions after them, by their cost.
+# Windows and features of the trials, and of solutions after them.
 TRIAL = (8, 400)
 LADDER = ((16, 600), (16, 800), (24, 800), (32, 800), (32, 1000), (32, 1200), (48, 1200), (64, 1600), (128, 1600))
-# A solution costs at most so many times the one before, so that easy problems end early.
-GROWTH = 16.0
+# Of waves: also how many polynomials of time. Either a trial for fields that change fast, or one for those with detail.
+FAST_TRIAL = (128, 104, 8)
+FAST_LADDER = ((256, 104, 8), (256, 208, 8), (512, 208, 8))
+WAVES_TRIAL = (16, 800, 6)
+WAVES_LADDER = (
+    (32, 1200, 6),
+    (64, 1200, 6),
+    (32, 1800, 6),
+    (64, 1800, 6),
+    (32, 2400, 6),
+    (64, 2400, 6),
+    (64, 3200, 6),
+    (128, 3200, 6),
+)
+# A solution takes at most so many times as long as the one before, so that easy problems end early.
+GROWTH = 25.0
 # A trial that leaves more than this share of the residual shows that windows do not help.
 HOPELESS = 0.7
 # Of the budget, where training may do better.
 SHARE = 0.85
-# Windows need more seconds than this for what training reaches in as many on fields with sharp fronts.
-LONG = 100.0
+# Windows are not tried with fewer seconds than this: compilation alone takes a quarter of it.
+LONG = 40.0
 
 
 class Direct(NamedTuple):
@@ -43,56 +56,80 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
         return None
     start = time.perf_counter()
     known, whole_key, march_key = (jax.random.fold_in(key, i) for i in (2, 3, 4))
-    best = None
     affine, evolves = is_affine(pde, known), bool(initial_groups(pde))
-    if affine or not evolves:
-        whole = solve_whole(pde, whole_key, budget if affine else SHARE * budget, affine)
-        count = whole.fields.network.output.shape[1]
-        best = Direct(
-            whole,
-            "least squares for the output layer of random features",
-            f"{count} random tanh features of spread {whole.spread:g}",
-            whole.fields.network.output.size,
-        )
-    if evolves and budget >= LONG and (best is None or best.fit.residual > ENOUGH):
-        for found in _marched(pde, march_key, start + SHARE * budget):
-            best = min((b for b in (best, found) if b is not None), key=lambda b: b.fit.residual)
-            if best.fit.residual <= ENOUGH:
+    found: list[Direct] = []
+    if affine and evolves and has_waves(pde):
+        fast = _march(pde, FAST_TRIAL, None, march_key, start + SHARE * budget)
+        found += [fast.direct] if fast is not None else []
+    if not _enough(found) and (affine or not evolves):
+        left = budget - (time.perf_counter() - start)
+        found.append(_whole(pde, whole_key, left if affine else SHARE * left, affine))
+    if evolves and budget >= LONG and not _enough(found):
+        for better in _marched(pde, march_key, start + SHARE * budget):
+            found.append(better)
+            if _enough(found):
                 break
-    return best
+    return min(found, key=lambda d: d.fit.residual, default=None)
+
+
+def _enough(found: list[Direct]) -> bool:
+    return any(d.fit.residual <= ENOUGH for d in found)
+
+
+def _whole(pde: PDE, key: Array, budget: float, affine: bool) -> Direct:
+    fit = solve_whole(pde, key, budget, affine)
+    count = fit.fields.network.output.shape[1]
+    return Direct(
+        fit,
+        "least squares for the output layer of random features",
+        f"{count} random tanh features of spread {fit.spread:g}",
+        fit.fields.network.output.size,
+    )
+
+
+class _Attempt(NamedTuple):
+    """A solution in windows, the seconds that one window took, and those for the rest, compilation most of all."""
+
+    direct: Direct
+    pace: float
+    rest: float
 
 
 def _marched(pde: PDE, key: Array, deadline: float) -> Iterator[Direct]:
     """Solutions in windows, more and more accurate, while there is time."""
-    trials, cost = {}, np.inf
-    for factor in (1.0, 2.0):
-        began = time.perf_counter()
-        found = _march(pde, TRIAL, factor, key, deadline)
-        # The first one is compiled.
-        cost = time.perf_counter() - began
-        if found is not None:
-            trials[factor] = found.fit.residual
-            yield found
-    if not trials or min(trials.values()) > HOPELESS:
+    kinds = [(TRIAL, LADDER, 1.0), (TRIAL, LADDER, 2.0)]
+    if has_waves(pde):
+        kinds += [(WAVES_TRIAL, WAVES_LADDER, None), (FAST_TRIAL, FAST_LADDER, None)]
+    trials = []
+    for size, ladder, factor in kinds:
+        attempt = _march(pde, size, factor, key, deadline)
+        if attempt is not None:
+            trials.append((attempt.direct.fit.residual, attempt, size, ladder, factor))
+            yield attempt.direct
+    if not trials:
         return
-    factor, last = min(trials, key=lambda f: trials[f]), TRIAL
-    while True:
-        left = deadline - time.perf_counter()
-        costs = {plan: cost * _work(*plan) / _work(*last) for plan in LADDER if _work(*plan) > 1.5 * _work(*last)}
-        affordable = [plan for plan, seconds in costs.items() if seconds < min(left, GROWTH * cost)]
-        if not affordable:
+    residual, last, size, ladder, factor = min(trials, key=lambda t: t[0])
+    if residual > HOPELESS and factor is not None:
+        return
+    while last is not None:
+        plan = _next(last, size, ladder, deadline - time.perf_counter())
+        if plan is None:
             return
-        began, last = time.perf_counter(), affordable[-1]
-        found = _march(pde, last, factor, key, deadline)
-        cost = time.perf_counter() - began
-        if found is None:
-            return
-        yield found
+        last, size = _march(pde, plan, factor, key, deadline), plan
+        if last is not None:
+            yield last.direct
 
 
-def _work(windows: int, features: int) -> float:
-    """Proportional to the time that a solution takes: residuals by features squared, factors by their cube."""
-    return windows * features**2.2
+def _next(last: _Attempt, size: tuple[int, ...], ladder, left: float) -> tuple[int, ...] | None:
+    """The largest number of windows and features for which there is time."""
+    work = size[0] * last.pace
+    most = min(left, last.rest + GROWTH * work)
+
+    def seconds(plan):
+        # Residuals take time by features squared, factors by their cube.
+        return last.rest + plan[0] * last.pace * (plan[1] / size[1]) ** 2.4
+
+    return next((p for p in reversed(ladder) if seconds(p) < most and seconds(p) > last.rest + 1.5 * work), None)
 
 
 def _spread(pde: PDE, features: int) -> float:
@@ -101,15 +138,20 @@ def _spread(pde: PDE, features: int) -> float:
     return max(0.5, (features / pde.out_size / 5) ** (1 / max(1, len(pde.axes) - 1)) / 24)
 
 
-def _march(pde: PDE, size: tuple[int, int], factor: float, key: Array, deadline: float) -> Direct | None:
-    plan = Plan(*size, factor * _spread(pde, size[1]))
-    network = march(pde, plan, key, deadline)
-    if network is None:
+def _march(pde: PDE, size: tuple[int, ...], factor: float | None, key: Array, deadline: float) -> _Attempt | None:
+    windows, features, *degrees = size
+    spread = None if factor is None else factor * _spread(pde, features)
+    plan = Plan(windows, features, spread, *degrees)
+    began = time.perf_counter()
+    marched = march(pde, plan, key, deadline)
+    if marched is None:
         return None
-    fit = measured(pde, pde.model(network), jax.random.fold_in(key, 1), float(plan.spread))
-    return Direct(
+    fit = measured(pde, pde.model(marched.network), jax.random.fold_in(key, 1), spread or 0.0)
+    kind = "waves times polynomials of time" if factor is None else f"random tanh features of spread {spread:g}"
+    direct = Direct(
         fit,
         f"least squares in {plan.windows} windows of time, one after the other",
-        f"{plan.features} random tanh features of spread {plan.spread:g} in each window",
-        network.output.size,
+        f"{plan.features} {kind} in each window",
+        marched.network.output.size,
     )
+    return _Attempt(direct, marched.pace, time.perf_counter() - began - plan.windows * marched.pace)

@@ -19,7 +19,7 @@ from ..nn import RandomFeatures, random_features
 from ._constraint import ConstrainedFields
 from ._newton import MAX_STEPS, minimise
 from ._pde import PDE
-from ._rows import jacobian_rows, residual_rows, weighted_size
+from ._rows import jacobian_rows, residual_rows, tabulate, weighted_size
 
 SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 TRIAL_FEATURES = 500
@@ -103,17 +103,16 @@ def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
     drawn, fitted, checked = jax.random.split(key, 3)
     network = random_features(pde.in_size, pde.out_size, count, spread, key=drawn)
     points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size)
-
-    def put(output):
-        return eqx.tree_at(lambda n: n.output, network, jnp.asarray(output.reshape(network.output.shape)))
+    tables, shape = tabulate(pde, network, points, {}), network.output.shape
 
     found = minimise(
-        lambda output: residual_rows(pde, put(output), points, {}),
-        lambda output: jacobian_rows(pde, put(output), points, {}),
+        lambda output: residual_rows(pde, tables, output.reshape(shape)),
+        lambda output: jacobian_rows(pde, tables, output.reshape(shape)),
         np.zeros(network.output.size),
         steps=1 if affine else MAX_STEPS,
     )
-    return measured(pde, pde.model(put(found.point)), checked, spread)
+    network = eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape)))
+    return measured(pde, pde.model(network), checked, spread)
 
 
 # Compiled once for all scales of the features.

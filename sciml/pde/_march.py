@@ -8,7 +8,7 @@ differences of the data).
 """
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,33 +17,41 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._loss import Groups
-from ..nn import RandomFeatures, WindowedFeatures
+from ..nn import TanhFeatures, WaveFeatures, Window, WindowedFeatures
 from ._condition import Value
 from ._constraint import features as inputs_at
+from ._derivatives import derivatives
 from ._domain import TIME, Box, Product
 from ._names import Derivative
-from ._newton import Factored, minimise
+from ._newton import Factored, Normal, minimise
 from ._pde import INTERIOR, PDE
-from ._rows import field_rows, jacobian_rows, residual_rows, target_values
+from ._quantities import expanded
+from ._rows import jacobian_rows, linearised_rows, residual_rows, tabulate, target_values
 
 # Standard deviation of the features' weights for time, which goes from -1 to 1 within a window.
 TIME_SPREAD = 0.3
 # Features follow the fields where these are so many times steeper in some place than on average.
 STEEP = 2.0
-# Of a first guess: enough to keep it small.
-GUESS_DAMPING = 1e-8
-POOL = 8192
+POOL = 4096
 POINTS_PER_FEATURE = 3
 # Residuals of this size mean that a window was not solved.
 LOST = 1e3
 
 
+Hidden = TanhFeatures | WaveFeatures
+
+
 class Plan(NamedTuple):
-    """How many windows and features there are, and the standard deviation of the features' weights for space."""
+    """How many windows and features there are, and the standard deviation of the features' weights for space.
+
+    Without a spread they are waves, along axes that are all periodic, each times as many polynomials of time as
+    `degrees` says.
+    """
 
     windows: int
     features: int
-    spread: float | Array
+    spread: float | Array | None = None
+    degrees: int = 6
 
 
 def initial_groups(pde: PDE) -> tuple[str, ...]:
@@ -62,41 +70,57 @@ def initial_groups(pde: PDE) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> WindowedFeatures | None:
+class Marched(NamedTuple):
+    """The network, and the seconds that a window took (the median)."""
+
+    network: WindowedFeatures
+    pace: float
+
+
+def has_waves(pde: PDE) -> bool:
+    """Whether all axes of space are periodic."""
+    return set(pde.axes) == {TIME, *pde.periodic_axes}
+
+
+def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched | None:
     """The network whose residuals are least squares in each window, one after the other; None where a window could not
     be solved or time was up.
     """
     # As an array, so that another spread is no new program.
-    plan = plan._replace(spread=jnp.asarray(plan.spread))
+    waves = plan.spread is None
+    plan = plan if waves else plan._replace(spread=jnp.asarray(plan.spread))
     drawn, placed = jax.random.split(key)
+    # Waves are nearly orthogonal, tanh features nearly dependent.
+    factor = Normal if waves else Factored
     pool = _pool(pde, placed)
     shared = _even(pde, plan, drawn, placed)
-    networks: list[RandomFeatures] = []
+    networks: list[Window] = []
+    times = [time.perf_counter()]
     for window in range(plan.windows):
         begin = _begin(pde, plan, window)
-        previous = networks[-1] if networks else _in_window(pde, shared.network, plan, 0)
-        steepness = _steepness(pde, previous, jnp.asarray(begin), pool)
-        follows = float(steepness.contrast) > STEEP
+        previous = networks[-1] if networks else _window(pde, plan, shared.hidden, 0)
+        steepness = None if waves else _steepness(pde, previous, jnp.asarray(begin), pool)
+        follows = steepness is not None and float(steepness.contrast) > STEEP
         if follows:
             used = _following(pde, plan, steepness, pool, jax.random.fold_in(drawn, window), placed)
         else:
             used = shared
         batch = _moved(pde, plan, used.batch, window)
-        network = _in_window(pde, used.network, plan, window)
+        network = _window(pde, plan, used.hidden, window)
         known = _known(pde, network if window == 0 else previous, batch, declared=window == 0)
-        if window == 0:
-            start = np.zeros(network.output.size)
-        elif used is shared and window > 1:
-            start = _extrapolated(networks)
+        tables = tabulate(pde, network, batch, known)
+        if used.factored is not None and window > 1:
+            start, factored = _extrapolated(networks), used.factored
         else:
-            start = _first_guess(pde, network, previous, batch[INTERIOR], begin)
-        found = _solved(pde, network, batch, known, start, used.factored)
+            start, factored = _newton_step(pde, tables, network.output.shape, previous, jnp.asarray(begin), factor)
+        found = _solved(pde, network, tables, start, factored, factor)
         if found is None or time.perf_counter() > deadline:
             return None
         network, factored = found
         shared = shared if follows else shared._replace(factored=factored)
         networks.append(network)
-    return _joined(pde, plan, networks)
+        times.append(time.perf_counter())
+    return Marched(_joined(pde, networks), float(np.median(np.diff(times))))
 
 
 @eqx.filter_jit
@@ -107,9 +131,9 @@ def _pool(pde: PDE, key: Array) -> Array:
 class _Basis(NamedTuple):
     """Features in the coordinates of a window, points in those of the whole domain, and factors to begin with."""
 
-    network: RandomFeatures
+    hidden: Hidden
     batch: Groups
-    factored: Factored | None = None
+    factored: Factored | Normal | None = None
 
 
 class _Steepness(NamedTuple):
@@ -124,7 +148,7 @@ class _Steepness(NamedTuple):
 
 
 @eqx.filter_jit
-def _steepness(pde: PDE, network: RandomFeatures, begin, pool: Array) -> _Steepness:
+def _steepness(pde: PDE, network: Window, begin, pool: Array) -> _Steepness:
     axis = _axis(pde)
     low, high = jnp.array([pde.domain.bounds[a] for a in pde.axes]).T
     slopes = jax.vmap(jax.jacfwd(pde.model(network)))(pool.at[:, axis].set(begin))
@@ -146,9 +170,12 @@ def _even(pde: PDE, plan: Plan, drawn: Array, placed: Array) -> _Basis:
     directions, places = jax.random.split(drawn)
     count = plan.features // pde.out_size
     points = pde.domain.sample(places, count)
-    network = _features(pde, plan, points, jnp.zeros(()), jnp.zeros((count, len(pde.axes))), directions)
+    if plan.spread is None:
+        hidden = _waves(pde, count, plan.degrees)
+    else:
+        hidden = _features(pde, plan, points, jnp.zeros(()), jnp.zeros((count, len(pde.axes))), directions)
     batch = {n: pde.draw(pde.groups[n], count, placed, even=True) for n, count in _counts(pde, plan).items()}
-    return _Basis(network, Groups(batch))
+    return _Basis(hidden, Groups(batch))
 
 
 @eqx.filter_jit
@@ -156,7 +183,7 @@ def _following(pde: PDE, plan: Plan, steepness: _Steepness, pool: Array, drawn: 
     """Features, half of the interior points and half of those at the beginning where the fields are steep."""
     directions, places, chosen, rest = jax.random.split(drawn, 4)
     centres, index = _steep_points(pde, steepness, pool, places, plan.features // pde.out_size, evenly=1.0)
-    network = _features(pde, plan, centres, steepness.along[index], steepness.drift[index], directions)
+    hidden = _features(pde, plan, centres, steepness.along[index], steepness.drift[index], directions)
     counts, batch = _counts(pde, plan), {}
     steep, _ = _steep_points(pde, steepness, pool, chosen, counts[INTERIOR] // 2, evenly=0.05)
     for name, count in counts.items():
@@ -166,7 +193,7 @@ def _following(pde: PDE, plan: Plan, steepness: _Steepness, pool: Array, drawn: 
             batch[name] = jnp.concatenate([pde.draw(group, count - len(picked), rest, even=True), picked])
         else:
             batch[name] = pde.draw(group, count, placed, even=True)
-    return _Basis(network, Groups(batch))
+    return _Basis(hidden, Groups(batch))
 
 
 def _steep_points(pde, steepness, pool, key, count, evenly) -> tuple[Array, Array]:
@@ -183,7 +210,7 @@ def _steep_points(pde, steepness, pool, key, count, evenly) -> tuple[Array, Arra
     return jnp.where(inside[:, None], shifted, pool[index]), index
 
 
-def _features(pde: PDE, plan: Plan, points, steepness, drift, key) -> RandomFeatures:
+def _features(pde: PDE, plan: Plan, points, steepness, drift, key) -> TanhFeatures:
     """A feature that bends at each of the points, the more sharply the steeper the fields are there; in half of them
     the place moves with the fields, in the others less.
     """
@@ -197,7 +224,21 @@ def _features(pde: PDE, plan: Plan, points, steepness, drift, key) -> RandomFeat
     low, high = pde.domain.bounds[TIME]
     moved = share * jnp.sum(jnp.einsum("ni,nia->na", weight, slopes) * drift, axis=1) * (high - low) / plan.windows / 2
     weight = jnp.where(is_time, TIME_SPREAD * normal + moved[:, None], weight)
-    return RandomFeatures(weight, -jnp.sum(weight * centres, axis=1), jnp.zeros((pde.out_size, count)))
+    return TanhFeatures(weight, -jnp.sum(weight * centres, axis=1))
+
+
+def _waves(pde: PDE, count: int, degrees: int) -> WaveFeatures:
+    """The longest waves along the axes of space, all of them periodic, each with the polynomials of time."""
+    angles, pairs = len(pde.axes) - 1, max(1, count // degrees) // 2
+    reach = int((2 * pairs + 1) ** (1 / angles)) + 1
+    every = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * angles, indexing="ij"), axis=-1).reshape(-1, angles)
+    # One of each number and its opposite, which have the same waves; the constant first.
+    half = every[len(every) // 2 :]
+    chosen = half[np.argsort((half**2).sum(axis=1), kind="stable")[: pairs + 1]]
+    number, sine = np.concatenate([chosen, chosen[1:]]), np.repeat([0, 1], [pairs + 1, pairs])
+    starts = np.cumsum([0, *_inputs_of_axes(pde)])
+    cosines = tuple(int(starts[i]) for i, axis in enumerate(pde.axes) if axis != TIME)
+    return WaveFeatures(jnp.asarray(number), jnp.asarray(sine), degrees - 1, cosines, _time_input(pde))
 
 
 def _counts(pde: PDE, plan: Plan) -> dict[str, int]:
@@ -208,50 +249,51 @@ def _counts(pde: PDE, plan: Plan) -> dict[str, int]:
     return {n: interior if n == INTERIOR else max(64, interior // (4 if n in initial else 8)) for n in labels}
 
 
-def _solved(pde, network, batch, known, start, factored) -> tuple[RandomFeatures, Factored | None] | None:
-    def put(output):
-        return eqx.tree_at(lambda n: n.output, network, jnp.asarray(output).reshape(network.output.shape))
-
+def _solved(pde, network, tables, start, factored, factor) -> tuple[Window, Any] | None:
+    shape = network.output.shape
     found = minimise(
-        lambda output: residual_rows(pde, put(output), batch, known),
-        lambda output: jacobian_rows(pde, put(output), batch, known),
+        lambda output: residual_rows(pde, tables, output.reshape(shape)),
+        lambda output: jacobian_rows(pde, tables, output.reshape(shape)),
         start,
         factored,
+        factor=factor,
     )
-    return (put(found.point), found.factored) if found.size < LOST else None
+    if not found.size < LOST:
+        return None
+    return eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape))), found.factored
+
+
+def _newton_step(pde, tables, shape, previous, begin, factor) -> tuple[np.ndarray, Factored | Normal]:
+    """The output after one step of Newton's method from fields that go on to change as they do at the beginning of the
+    window, and the factors of that step.
+    """
+    matrix, right = _about_prediction(pde, tables, shape, previous, begin)
+    factored = factor(np.asarray(matrix))
+    return factored.solve(np.asarray(right))[0], factored
 
 
 @eqx.filter_jit
-def _predicted(pde: PDE, network: RandomFeatures, points: Array, begin: Array) -> Array:
-    """The fields at the points if they change from the beginning of the window on as they do there."""
-    axis, fields = _axis(pde), pde.model(network)
+def _about_prediction(pde: PDE, tables, shape, previous: Window, begin: Array):
+    axis, fields = _axis(pde), pde.model(previous)
 
-    def at_point(point):
-        there, along = point.at[axis].set(begin), jnp.zeros_like(point).at[axis].set(1.0)
-        value, slope = jax.jvp(fields, (there,), (along,))
-        return value + (point[axis] - begin) * slope
+    def predicted(point, partials):
+        later = {p: [tuple(sorted((*q, axis))) for q in expanded((p,))] for p in partials}
+        every = dict.fromkeys([*partials, *(q for qs in later.values() for q in qs)])
+        found = derivatives(fields, point.at[axis].set(begin), every)
+        passed = point[axis] - begin
+        return {p: found[p] + passed * sum(found[q] for q in later[p]) for p in partials}
 
-    return jax.vmap(at_point)(points)
-
-
-def _first_guess(
-    pde: PDE, network: RandomFeatures, previous: RandomFeatures, points: Array, begin: float
-) -> np.ndarray:
-    """The output that is nearest to what the window before predicts."""
-    values, jacobian = field_rows(pde, network, points)
-    predicted = _predicted(pde, previous, points, jnp.asarray(begin))
-    guess, _ = Factored(np.asarray(jacobian), GUESS_DAMPING).solve(np.asarray(predicted - values).ravel())
-    return guess
+    return linearised_rows(pde, tables, shape, predicted)
 
 
-def _extrapolated(networks: list[RandomFeatures]) -> np.ndarray:
+def _extrapolated(networks: list[Window]) -> np.ndarray:
     """The output of shared features, if it goes on to change as it did in the last two windows."""
     before, last = (np.asarray(n.output).ravel() for n in networks[-2:])
     return 2 * last - before
 
 
 @eqx.filter_jit
-def _known(pde: PDE, network: RandomFeatures, batch: Groups, declared: bool) -> dict[str, Array]:
+def _known(pde: PDE, network: Window, batch: Groups, declared: bool) -> dict[str, Array]:
     """What the fields are at the beginning of a window: as declared, or as in the network of the window before."""
     fields = pde.model(network)
     values = {n: target_values(pde, pde.groups[n], fields, batch[n]) for n in initial_groups(pde)}
@@ -261,24 +303,22 @@ def _known(pde: PDE, network: RandomFeatures, batch: Groups, declared: bool) -> 
     return {n: v - jnp.stack([found[t.name] for t in pde.groups[n].terms], axis=1) for n, v in values.items()}
 
 
-def _in_window(pde: PDE, network: RandomFeatures, plan: Plan, window: int) -> RandomFeatures:
-    """Features of a window's own coordinates in those of the whole domain."""
-    weight, bias, axis = np.array(network.weight), np.array(network.bias), _time_input(pde)
-    bias += weight[:, axis] * (plan.windows - 1 - 2 * window)
-    weight[:, axis] *= plan.windows
-    return RandomFeatures(jnp.asarray(weight), jnp.asarray(bias), network.output)
+def _joined(pde: PDE, networks: list[Window]) -> WindowedFeatures:
+    def stack(*arrays):
+        return np.stack([np.asarray(a) for a in arrays]) if eqx.is_array(arrays[0]) else arrays[0]
+
+    hidden, output = (jax.tree.map(stack, *parts) for parts in zip(*[(n.hidden, n.output) for n in networks]))
+    return WindowedFeatures(jax.tree.map(jnp.asarray, hidden), jnp.asarray(output), _time_input(pde))
 
 
-def _joined(pde: PDE, plan: Plan, networks: list[RandomFeatures]) -> WindowedFeatures:
-    axis = _time_input(pde)
-    weights, biases, outputs = (np.stack([np.asarray(a) for a in part]) for part in zip(*map(_arrays, networks)))
-    weights[:, :, axis] /= plan.windows
-    biases -= weights[:, :, axis] * (plan.windows - 1 - 2 * np.arange(plan.windows)[:, None])
-    return WindowedFeatures(jnp.asarray(weights), jnp.asarray(biases), jnp.asarray(outputs), axis)
+def _window(pde: PDE, plan: Plan, hidden: Hidden, window: int) -> Window:
+    """The features in a window, with an output of zero."""
+    output = jnp.zeros((pde.out_size, _size(hidden)))
+    return Window(hidden, output, jnp.asarray(float(window)), plan.windows, _time_input(pde))
 
 
-def _arrays(network: RandomFeatures) -> tuple[Array, Array, Array]:
-    return network.weight, network.bias, network.output
+def _size(hidden: Hidden) -> int:
+    return len(hidden.bias) if isinstance(hidden, TanhFeatures) else len(hidden.sine) * (hidden.highest + 1)
 
 
 def _moved(pde: PDE, plan: Plan, batch: Groups, window: int) -> Groups:

@@ -16,17 +16,8 @@ from ._condition import Condition, Derived, Observations, Periodic, Value
 from ._constraint import ConstrainedFields, Constraint, constrain, exact_values, make_constraints
 from ._derivatives import derivatives
 from ._domain import Domain
-from ._names import (
-    Coordinate,
-    Derivative,
-    Meaning,
-    Normal,
-    Parameter,
-    Vocabulary,
-    arguments,
-    find_fields,
-    space,
-)
+from ._names import Meaning, Normal, Vocabulary, arguments, find_fields
+from ._quantities import demands, field_partials, read
 from ._unknown import Unknown
 
 INTERIOR = "interior"
@@ -49,6 +40,11 @@ class Group:
     region: Any  # a Region, or Observations
     terms: tuple[Term, ...]
     source: Any = None  # the declared condition, for those that can hold by construction
+
+    @property
+    def needs_normal(self) -> bool:
+        """Whether a term asks for a derivative along the outward normal."""
+        return any(isinstance(m, Normal) for t in self.terms for m in t.meanings.values())
 
 
 class PDE:
@@ -208,13 +204,12 @@ class PDE:
         }
 
     def _group_residuals(self, group: Group, model, points) -> dict[str, Array]:
-        needs_normal = any(isinstance(m, Normal) for t in group.terms for m in t.meanings.values())
         region = group.region
         if isinstance(region, Observations):
             points, measured = points["points"], points["values"]
         else:
             measured = jnp.zeros((points.shape[0], 0), points.dtype)
-        normals = group.region.normal(points) if needs_normal else jnp.zeros_like(points)
+        normals = region.normal(points) if group.needs_normal else jnp.zeros_like(points)
 
         def one(point, normal, measurement):
             meanings = {n: m for term in group.terms for n, m in term.meanings.items()}
@@ -235,42 +230,12 @@ class PDE:
         normal: Any = None,
     ) -> dict[str, Array | float]:
         """The number that each name stands for at one point, all derivatives in one sweep."""
-        wanted: dict[str, dict] = {}
-        for meaning in meanings.values():
-            if isinstance(meaning, Derivative):
-                wanted.setdefault(meaning.of, {})[meaning.partial] = None
-            elif isinstance(meaning, Normal):
-                wanted.setdefault(meaning.of, {}).update({(i,): None for i in space(self.axes)})
-        found = self._quantities(wanted, model, point)
-        numbers = self.parameters(model)
-
-        def read(meaning: Meaning):
-            match meaning:
-                case Coordinate(index):
-                    return point[index]
-                case Parameter(name):
-                    return numbers[name]
-                case Normal(of):
-                    return sum(normal[i] * found[of][(i,)] for i in space(self.axes))
-                case Derivative(of, partial):
-                    return found[of][partial]
-
-        return {name: read(meaning) for name, meaning in meanings.items()}
-
-    def _quantities(self, wanted, model, point) -> dict[str, dict]:
-        partials = dict.fromkeys(p for q, ps in wanted.items() if q in self.fields for p in ps)
+        partials = field_partials(self, demands(self, meanings.values()))
         found = {}
         if partials:
             sweep = derivatives(lambda p: self._as_vector(model(p)), point, partials)
             found = {f: {p: v[i] for p, v in sweep.items()} for i, f in enumerate(self.fields)}
-        for name in wanted:
-            if name in self.derived:
-                found[name] = derivatives(lambda p, n=name: self._derived_value(n, model, p), point, wanted[name])
-        return found
-
-    def _derived_value(self, name, model, point) -> Array:
-        values = self.evaluate(self.derived_meanings[name], model, point)
-        return jnp.asarray(self.derived[name](**values), point.dtype)
+        return read(self, meanings, found, point, normal, self.parameters(model))
 
     def _as_vector(self, output) -> Float[Array, " m"]:
         output = jnp.ravel(output)

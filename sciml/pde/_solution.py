@@ -15,7 +15,7 @@ from .._precision import double_precision
 from .._save import load as load_model
 from .._save import read_archive
 from .._save import save as save_model
-from ..nn import RandomFeatures, WindowedFeatures
+from ..nn import RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures
 from ._pde import PDE
 
 # Points evaluated at once.
@@ -231,17 +231,23 @@ def _network_of(path: str | os.PathLike, pde: PDE) -> Any:
     config, _ = read_archive(path)
     stored = config.get("model")
     described = stored[0] if isinstance(stored, list) and stored else {}
-    for kind in (RandomFeatures, WindowedFeatures):
-        if described.get("class") == f"{kind.__module__}.{kind.__qualname__}":
-            return kind(**{name: _blank(text) for name, text in described.items() if name != "class"})
-    return default_network(pde, jax.random.key(0))
+    found = _blank(described)
+    return default_network(pde, jax.random.key(0)) if isinstance(found, Mapping) else found
 
 
 def _blank(described: Any) -> Any:
-    """An array of the shape that a file names; other settings as they are."""
-    if not isinstance(described, str):
+    """What a file describes, where it is of a kind that `solve` draws: arrays of the shape and type that it names."""
+    if isinstance(described, str) and described.startswith("array "):
+        kind, shape = described.removeprefix("array ").rstrip("]").split("[")
+        return jnp.zeros([int(n) for n in shape.split(",") if n], kind)
+    if isinstance(described, list):
+        return tuple(_blank(d) for d in described)
+    if not isinstance(described, Mapping):
         return described
-    return jnp.zeros([int(n) for n in described[described.index("[") + 1 : -1].split(",")])
+    for kind in (RandomFeatures, WindowedFeatures, TanhFeatures, WaveFeatures):
+        if described.get("class") == f"{kind.__module__}.{kind.__qualname__}":
+            return kind(**{name: _blank(value) for name, value in described.items() if name != "class"})
+    return described
 
 
 @eqx.filter_jit
