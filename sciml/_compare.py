@@ -4,12 +4,14 @@ They lie in `problems/peers/NAME.json`, a list of records; the first seven entri
 
 - `package`, `version`, `model`: of what was trained, as text (`version` may be null).
 - `metrics`: numbers by name, those of the problem's `evaluate`.
-- `seconds`: wall time of training in all; `machine`: on which; `date`: when, as YYYY-MM-DD.
+- `seconds`: wall time until the model had these metrics; `machine`: on which; `date`: when, as YYYY-MM-DD.
 - `parameters`, `epochs`, `seed`: whole numbers; `seconds_per_epoch`; `peak_memory_mb`: of the process, in MB.
+- `curve`: how metrics fell during the training: lists of one length by name, those of `seconds` and of each metric.
 - `settings`: what else was set, by name; `command`: the one that gives the record again.
+- `note`: what a reader should know, such as why there is no result; it is printed below the table.
 
 An entry that is not known is null or left out. This package's own record, on the machine of the peers, is one of them.
-The figure has `seconds` against each metric, of which less is better.
+The figure has `seconds` against each metric, of which less is better, and the curves as lines.
 """
 
 import json
@@ -33,8 +35,10 @@ OPTIONAL = {
     "seed": int,
     "seconds_per_epoch": int | float,
     "peak_memory_mb": int | float,
+    "curve": dict,
     "settings": dict,
     "command": str,
+    "note": str,
 }
 # Told apart by colour-blind readers too (Okabe & Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -96,8 +100,22 @@ def _check(where: str, record: Any) -> None:
     if not record["seconds"] > 0:
         raise ValueError(f"{where}: 'seconds' must be above 0, got {record['seconds']}")
     for metric, value in record["metrics"].items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is not None and not _is_number(value):
             raise ValueError(f"{where}: the metric '{metric}' is {value!r}, expected a number")
+    if record.get("curve") is not None:
+        _check_curve(where, record["curve"])
+
+
+def _check_curve(where: str, curve: Mapping) -> None:
+    if "seconds" not in curve:
+        raise ValueError(f"{where}: the curve has no 'seconds'")
+    for name, values in curve.items():
+        if not isinstance(values, list) or not all(_is_number(v) for v in values):
+            raise ValueError(f"{where}: '{name}' of the curve is {values!r}, expected a list of numbers")
+        if len(values) != len(curve["seconds"]):
+            raise ValueError(
+                f"{where}: '{name}' of the curve has {len(values)} numbers, 'seconds' has {len(curve['seconds'])}"
+            )
 
 
 def read_run(path: Path, required: bool) -> list[dict[str, Any]]:
@@ -156,6 +174,10 @@ def show_table(name: str, records: Sequence[Mapping], own: Sequence[Mapping]) ->
     for machine in machines:
         of = [_label(r) for r in [*records, *own] if f"{r['machine']} ({r['date']})" == machine]
         console.print(f"  {', '.join(dict.fromkeys(of))}: {machine}", highlight=False, soft_wrap=True)
+    for record in records:
+        if record.get("note"):
+            said = f"  {_label(record)}, {record['model']}: {record['note']}"
+            console.print(said, highlight=False, soft_wrap=True, markup=False)
     if not own:
         console.print(f"  for your own beside them: sciml run {name}", highlight=False, soft_wrap=True)
 
@@ -188,16 +210,24 @@ def draw(name: str, records: Sequence[Mapping], path: Path) -> bool:
 
 
 def _point(panel, number: int, record: Mapping, metric: str):
+    """The marker of a record, and the line of its curve."""
     value = record["metrics"].get(metric)
     is_own = record["package"] == "your run"
     x, y = ([record["seconds"]], [value]) if _is_positive(value) else ([], [])
     colour, marker = COLOURS[number % len(COLOURS)], "*" if is_own else MARKERS[number % len(MARKERS)]
+    curve = record.get("curve") or {}
+    if metric in curve:
+        panel.plot(curve["seconds"], curve[metric], linewidth=1.2, color=colour)
     (point,) = panel.plot(x, y, linestyle="", marker=marker, markersize=14 if is_own else 8, color=colour)
     return point
 
 
 def _metrics(records: Sequence[Mapping]) -> list[str]:
     return list(dict.fromkeys(m for r in records for m in r["metrics"]))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_positive(value: Any) -> bool:

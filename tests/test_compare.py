@@ -100,6 +100,29 @@ def test_points_lie_where_the_numbers_are(monkeypatch, tmp_path):
     assert not _compare.draw("poisson", [RECORDS[1] | {"metrics": {"a": None}}], tmp_path / "y.png")
 
 
+def test_curves_are_lines_of_the_colour_of_their_marker(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(sciml._save, "write_atomically", lambda path, write: write(None))
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: figures.append(self))
+    curve = {"seconds": [1.0, 10.0, 54.2], "relative_l2": [1.0, 0.5, 0.121]}
+    assert _compare.draw("poisson", [RECORDS[0] | {"curve": curve}, RECORDS[1]], tmp_path / "x.png")
+    first, second = figures[0].axes
+    line, marker, other = first.lines
+    assert tuple(map(list, line.get_data())) == (curve["seconds"], curve["relative_l2"])
+    assert line.get_linestyle() == "-" and marker.get_linestyle() == "None"
+    assert line.get_color() == marker.get_color() != other.get_color()
+    assert len(second.lines) == 2, "the curve has no such metric"
+
+
+def test_notes_are_printed_below(peers, capsys):
+    note = "boxes only: [the domain] has holes"
+    peers.write_text(json.dumps([RECORDS[0] | {"metrics": {"relative_l2": None}, "note": note}, RECORDS[1]]))
+    assert main(["compare", "poisson"]) == 0
+    assert f"neuraloperator 2.0.0, FNO: {note}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "name, said",
     [("poison", "no problem 'poison'.*'poisson'"), ("heat", "no results of peers for 'heat'; there are poisson")],
@@ -122,6 +145,11 @@ def test_problems_without_peers_exit_2(name, said, capsys):
         ({"metrics": [0.1]}, "'metrics' is"),
         ({"paramters": 3}, "'paramters' is no entry of a record"),
         ({"seed": True}, "'seed' is True"),
+        ({"note": 3}, "'note' is 3"),
+        ({"curve": {"relative_l2": [0.1]}}, "record 0: the curve has no 'seconds'"),
+        ({"curve": {"seconds": [1], "relative_l2": 0.1}}, "'relative_l2' of the curve is 0.1"),
+        ({"curve": {"seconds": [1, 2], "relative_l2": [0.1, None]}}, "'relative_l2' of the curve is [0.1, None]"),
+        ({"curve": {"seconds": [1, 2], "relative_l2": [0.1]}}, "has 1 numbers, 'seconds' has 2"),
     ],
 )
 def test_wrong_records_are_named(change, said, peers, capsys):

@@ -22,9 +22,14 @@ from ._pde import PDE
 from ._rows import jacobian_rows, residual_rows, tabulate, weighted_size
 
 SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+# Of four inputs or more: the argument of a feature adds up over them.
+SPREADS_OF_MANY = (0.15, 0.25, 0.5, 1.0, 2.0)
+MANY = 4
 TRIAL_FEATURES = 500
 FEATURES = (1500, 3000)
 POINTS_PER_FEATURE = 3
+# Residuals smaller than this share of those of a feature are rounding errors.
+ROUNDING = 1e-9
 # More features than before are not worth their time below this share of the residual.
 ENOUGH = 1e-7
 
@@ -64,16 +69,17 @@ def solve_whole(pde: PDE, key: Array, budget: float, affine: bool) -> Fit:
     start = time.perf_counter()
     share = max(1, pde.out_size)
     trials = []
-    for i, spread in enumerate(SPREADS):
+    spreads = SPREADS if pde.in_size < MANY else SPREADS_OF_MANY
+    for i, spread in enumerate(spreads):
         trials.append(_fit(pde, TRIAL_FEATURES // share, spread, affine, jax.random.fold_in(key, i)))
         if time.perf_counter() - start > budget / 3:
             break
     best = min(trials, key=lambda t: t.residual)
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
-        for spread in (best.spread, *[s for s in SPREADS if s > best.spread][:1]):
+        for spread in (best.spread, *[s for s in spreads if s > best.spread][:1]):
             began = time.perf_counter()
-            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, len(SPREADS) + i))
+            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, len(spreads) + i))
             best = min(best, full, key=lambda t: t.residual)
             took = time.perf_counter() - began
             # Twice the features take up to eight times as long.
@@ -94,15 +100,18 @@ def relative_residual(pde: PDE, fields, key: Array) -> float:
 
 
 def _relative(pde: PDE, losses: dict[str, Array], key: Array) -> float:
-    nothing = pde.model(random_features(pde.in_size, pde.out_size, 1, 1.0, key=key))
-    zero = weighted_size(pde, _mean_squares(pde, nothing, _random_points(pde, key)))
-    return weighted_size(pde, losses) / (zero if zero > 0 else 1.0)
+    one = random_features(pde.in_size, pde.out_size, 1, 1.0, key=key)
+    zero, some = (
+        weighted_size(pde, _mean_squares(pde, pde.model(n), _random_points(pde, key))) for n in (one, _filled(one, key))
+    )
+    # Where zero output is the solution up to rounding, its residual is no measure.
+    return weighted_size(pde, losses) / max(zero, ROUNDING * some, np.finfo(float).tiny)
 
 
 def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
     drawn, fitted, checked = jax.random.split(key, 3)
     network = random_features(pde.in_size, pde.out_size, count, spread, key=drawn)
-    points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size)
+    points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
     tables, shape = tabulate(pde, network, points, {}), network.output.shape
 
     found = minimise(
