@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from sciml import PDE, Box, Solution, condition, double_precision, periodic, value
+from sciml import PDE, Box, Polygon, Solution, condition, double_precision, periodic, value
 from sciml.nn import RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures
-from sciml.pde import derivatives
+from sciml.pde import Laplacian, derivatives
 from sciml.pde._constraint import features
+from sciml.pde._corners import corner_features
 from sciml.pde._direct import _marched
 from sciml.pde._linear import relative_residual, solve_whole
 from sciml.pde._march import Plan, _waves, initial_groups, march
@@ -131,7 +132,7 @@ def test_windowed_features_are_those_of_each_window(axis):
         for window, place in enumerate((-0.8, 0.1, 0.5)):
             x = jnp.array([0.3, 0.3]).at[axis].set(place)
             local = x.at[axis].set(3 * (place + 1) - 2 * window - 1)
-            expected = RandomFeatures(weight[window], bias[window], output[window])(local)
+            expected = RandomFeatures(TanhFeatures(weight[window], bias[window]), output[window])(local)
             np.testing.assert_allclose(network(x), expected, rtol=1e-14)
         ends = [jnp.zeros(2).at[axis].set(s) for s in (-1.2, 1.2)]
         assert all(np.isfinite(network(x)).all() for x in ends)
@@ -224,6 +225,40 @@ def test_wave_features_are_waves_times_polynomials():
         np.testing.assert_allclose(found[(1, 2)], mixed[:, 1, 2], rtol=1e-9, atol=1e-9)
         third = jax.jacfwd(lambda p: jax.jacfwd(jax.jacfwd(expected))(p)[:, 0, 2])(point)[:, 0]
         np.testing.assert_allclose(found[(0, 0, 2)], third, rtol=1e-9, atol=1e-9)
+
+
+def test_corner_features_are_harmonic_and_found_from_the_domain():
+    """The L-shaped domain has one corner that points inwards, as a polygon and as a difference of boxes."""
+    outline = [(0, 0), (2, 0), (2, 1), (1, 1), (1, 3), (0, 3)]
+    shapes = [Polygon(outline), Box(x=(0, 2), y=(0, 3)) - Box(x=(1, 2), y=(1, 3))]
+    for domain in shapes:
+        pde = PDE(domain, lambda u_xx, u_yy: u_xx + u_yy, value(u=0.0, on=domain.boundary()))
+        with double_precision():
+            corner = corner_features(pde)
+            assert corner is not None and corner.exponent.shape == (1, 12)
+            np.testing.assert_allclose(corner.exponent[0, :4], [1 / 3, 2 / 3, 1, 4 / 3], rtol=3e-3)
+            for point in ((0.9, 0.8), (1.3, 0.9), (0.8, 2.0), (0.2, 0.3)):
+                found = derivatives(
+                    lambda p, c=corner, e=pde: c(features(e, p)), jnp.array(point), [(0, 0), (1, 1), Laplacian((0, 1))]
+                )
+                np.testing.assert_allclose(found[Laplacian((0, 1))], found[(0, 0)] + found[(1, 1)], atol=1e-9)
+                np.testing.assert_allclose(found[Laplacian((0, 1))][:24], 0.0, atol=1e-9)
+    square = Box(x=(0, 1), y=(0, 1))
+    assert corner_features(PDE(square, lambda u_xx, u_yy: u_xx + u_yy, value(u=0.0, on=square.boundary()))) is None
+
+
+def test_a_singular_corner_by_least_squares():
+    """u = r^(2/3) sin(2 angle / 3) around the corner of an L, whose features are in the span."""
+    domain = Polygon([(0, 0), (1, 0), (1, 1), (-1, 1), (-1, -1), (0, -1)])
+
+    def exact(x, y, xp=np):
+        return (x**2 + y**2) ** (1 / 3) * xp.sin(2 / 3 * xp.mod(xp.arctan2(y, x), 2 * np.pi))
+
+    wall = value(u=lambda x, y: exact(x, y, jnp), on=domain.boundary())
+    pde = PDE(domain, lambda u_xx, u_yy: u_xx + u_yy, wall, reference=exact)
+    with double_precision():
+        found = solve_whole(pde, KEY, 1.0, affine=True)
+        assert Solution(pde, found.fields, None, {}, 0.0).error()["relative_l2"] < 1e-6
 
 
 def test_waves_solve_periodic_evolutions():

@@ -5,10 +5,12 @@ from ._embeddings import harmonics as harmonics
 from ._embeddings import periodic_embedding as periodic_embedding
 from ._factorised import factorised as factorised
 from ._factorised import least_squares_output as least_squares_output
+from ._features import CornerFeatures as CornerFeatures
+from ._features import InWindow as InWindow
+from ._features import JoinedFeatures as JoinedFeatures
 from ._features import RandomFeatures as RandomFeatures
 from ._features import TanhFeatures as TanhFeatures
 from ._features import WaveFeatures as WaveFeatures
-from ._features import Window as Window
 from ._features import WindowedFeatures as WindowedFeatures
 from ._features import random_features as random_features
 from ._gated import ModifiedMLP as ModifiedMLP

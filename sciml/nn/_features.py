@@ -9,18 +9,13 @@ from jaxtyping import Array, Float, Int
 
 
 class RandomFeatures(eqx.Module):
-    """`(in_size,) -> (out_size,)`: output @ tanh(weight @ x + bias), linear in `output`."""
+    """`(in_size,) -> (out_size,)`: output @ hidden(x), linear in `output`."""
 
-    weight: Float[Array, "features in_size"]
-    bias: Float[Array, " features"]
+    hidden: Callable
     output: Float[Array, "out_size features"]
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
-        return self.output @ self.features(x)
-
-    def features(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
-        """The hidden layer."""
-        return jnp.tanh(self.weight @ x + self.bias)
+        return self.output @ self.hidden(x)
 
 
 class TanhFeatures(eqx.Module):
@@ -31,6 +26,40 @@ class TanhFeatures(eqx.Module):
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
         return jnp.tanh(self.weight @ x + self.bias)
+
+
+class CornerFeatures(eqx.Module):
+    """`(2,) -> (features,)`: r^a cos(a angle) and r^a sin(a angle), and these times r^2, around corners, for the
+    exponents a of each.
+
+    `place` are the corners, `scale` the length of a unit of each input, `direction` where the angle is zero, opposite
+    to which it jumps.
+    """
+
+    place: Float[Array, "corners 2"]
+    scale: Float[Array, " 2"]
+    direction: Float[Array, " corners"]
+    exponent: Float[Array, "corners exponents"]
+
+    def __call__(self, x: Float[Array, " 2"]) -> Float[Array, " features"]:
+        right, up = ((x - self.place) * self.scale).T
+        cosine, sine = jnp.cos(self.direction), jnp.sin(self.direction)
+        ahead, left = cosine * right + sine * up, cosine * up - sine * right
+        # The corner itself is a point of the domain.
+        squared = ahead * ahead + left * left + 1e-30
+        angle = self.exponent * jnp.arctan2(left, ahead)[:, None]
+        size = jnp.exp(0.5 * self.exponent * jnp.log(squared)[:, None])
+        waves = jnp.concatenate([size * jnp.cos(angle), size * jnp.sin(angle)], axis=1)
+        return jnp.concatenate([jnp.ravel(waves), jnp.ravel(waves * squared[:, None])])
+
+
+class JoinedFeatures(eqx.Module):
+    """`(in_size,) -> (features,)`: the features of several kinds, one after the other."""
+
+    parts: tuple[Callable, ...]
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
+        return jnp.concatenate([part(x) for part in self.parts])
 
 
 class WaveFeatures(eqx.Module):
@@ -73,20 +102,15 @@ class WindowedFeatures(eqx.Module):
         return self.output[window] @ hidden(in_window(x, self.axis, windows, window))
 
 
-class Window(eqx.Module):
-    """One window of `WindowedFeatures`."""
+class InWindow(eqx.Module):
+    """`(in_size,) -> (features,)`: features in one window of `WindowedFeatures`."""
 
     hidden: Callable
-    output: Float[Array, "out_size features"]
     window: Array
     windows: int = eqx.field(static=True)
     axis: int = eqx.field(static=True)
 
-    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
-        return self.output @ self.features(x)
-
-    def features(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
-        """The hidden layer."""
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
         return self.hidden(in_window(x, self.axis, self.windows, self.window))
 
 
@@ -110,4 +134,5 @@ def random_features(in_size: int, out_size: int, count: int, spread: float, *, k
     directions, places = jax.random.split(key)
     weight = spread * jax.random.normal(directions, (count, in_size))
     centre = jax.random.uniform(places, (count, in_size), minval=-1.0, maxval=1.0)
-    return RandomFeatures(weight, -jnp.sum(weight * centre, axis=1), jnp.zeros((out_size, count)))
+    hidden = TanhFeatures(weight, -jnp.sum(weight * centre, axis=1))
+    return RandomFeatures(hidden, jnp.zeros((out_size, count)))

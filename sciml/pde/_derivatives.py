@@ -366,10 +366,11 @@ def _arctangent(operands, params, partials):
     inner = tuple(dict.fromkeys(p for p in partials if not isinstance(p, Laplacian)))
     squares = _add(_product(jnp.multiply, x, x, inner), _product(jnp.multiply, y, y, inner))
     inverse = _reciprocal(squares, inner)
-    out = {(): jnp.arctan2(y[()], x[()])}
+    out: Series = {(): jnp.arctan2(y[()], x[()])}
     for partial in partials[1:]:
         if isinstance(partial, Laplacian):
-            raise NotImplementedError("no Taylor rule for the Laplacian of an angle")
+            out[partial] = _laplacian_of_angle(x, y, squares[()], partial)
+            continue
         lower, axis = partial[:-1], partial[-1]
         needed = closure((lower,))
         dx, dy = ({p: z[tuple(sorted((*p, axis)))] for p in needed if tuple(sorted((*p, axis))) in z} for z in (x, y))
@@ -378,6 +379,15 @@ def _arctangent(operands, params, partials):
         if lower in found:
             out[partial] = found[lower]
     return out
+
+
+def _laplacian_of_angle(x: Series, y: Series, squared, axes: Laplacian):
+    zero = jnp.zeros_like(x[()])
+    part = (x[()] * y.get(axes, zero) - y[()] * x.get(axes, zero)) / squared
+    for a in axes:
+        dx, dy = x.get((a,), zero), y.get((a,), zero)
+        part = part - 2 * (x[()] * dx + y[()] * dy) * (x[()] * dy - y[()] * dx) / squared**2
+    return part
 
 
 def _add(a: Series, b: Series) -> Series:

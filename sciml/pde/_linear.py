@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array
 
 from .._loss import Groups, mean_squares
-from ..nn import RandomFeatures, random_features
+from ..nn import JoinedFeatures, RandomFeatures, random_features
 from ._constraint import ConstrainedFields
+from ._corners import corner_features
 from ._newton import MAX_STEPS, minimise
 from ._pde import PDE
 from ._rows import jacobian_rows, residual_rows, tabulate, weighted_size
@@ -110,7 +111,7 @@ def _relative(pde: PDE, losses: dict[str, Array], key: Array) -> float:
 
 def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
     drawn, fitted, checked = jax.random.split(key, 3)
-    network = random_features(pde.in_size, pde.out_size, count, spread, key=drawn)
+    network = _with_corners(pde, random_features(pde.in_size, pde.out_size, count, spread, key=drawn))
     points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
     tables, shape = tabulate(pde, network, points, {}), network.output.shape
 
@@ -122,6 +123,16 @@ def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
     )
     network = eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape)))
     return measured(pde, pde.model(network), checked, spread)
+
+
+def _with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:
+    """The features and those of the corners of the domain."""
+    corners = corner_features(pde)
+    if corners is None:
+        return network
+    size, fields = 4 * corners.exponent.size, network.output.shape[0]
+    output = jnp.concatenate([network.output, jnp.zeros((fields, size))], axis=1)
+    return RandomFeatures(JoinedFeatures((network.hidden, corners)), output)
 
 
 # Compiled once for all scales of the features.

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._loss import Groups
-from ..nn import TanhFeatures, WaveFeatures, Window, WindowedFeatures
+from ..nn import InWindow, RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures
 from ._condition import Value
 from ._constraint import features as inputs_at
 from ._derivatives import derivatives
@@ -79,7 +79,7 @@ class Marched(NamedTuple):
 
 def has_waves(pde: PDE) -> bool:
     """Whether all axes of space are periodic."""
-    return set(pde.axes) == {TIME, *pde.periodic_axes}
+    return bool(pde.periodic_axes) and set(pde.axes) == {TIME, *pde.periodic_axes}
 
 
 def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched | None:
@@ -94,17 +94,16 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
     factor = Normal if waves else Factored
     pool = _pool(pde, placed)
     shared = _even(pde, plan, drawn, placed)
-    networks: list[Window] = []
+    networks: list[RandomFeatures] = []
     times = [time.perf_counter()]
     for window in range(plan.windows):
         begin = _begin(pde, plan, window)
         previous = networks[-1] if networks else _window(pde, plan, shared.hidden, 0)
-        steepness = None if waves else _steepness(pde, previous, jnp.asarray(begin), pool)
-        follows = steepness is not None and float(steepness.contrast) > STEEP
-        if follows:
-            used = _following(pde, plan, steepness, pool, jax.random.fold_in(drawn, window), placed)
-        else:
-            used = shared
+        used = shared
+        if not waves:
+            steepness = _steepness(pde, previous, jnp.asarray(begin), pool)
+            if float(steepness.contrast) > STEEP:
+                used = _following(pde, plan, steepness, pool, jax.random.fold_in(drawn, window), placed)
         batch = _moved(pde, plan, used.batch, window)
         network = _window(pde, plan, used.hidden, window)
         known = _known(pde, network if window == 0 else previous, batch, declared=window == 0)
@@ -117,7 +116,7 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
         if found is None or time.perf_counter() > deadline:
             return None
         network, factored = found
-        shared = shared if follows else shared._replace(factored=factored)
+        shared = shared._replace(factored=factored if used is shared else None)
         networks.append(network)
         times.append(time.perf_counter())
     return Marched(_joined(pde, networks), float(np.median(np.diff(times))))
@@ -148,7 +147,7 @@ class _Steepness(NamedTuple):
 
 
 @eqx.filter_jit
-def _steepness(pde: PDE, network: Window, begin, pool: Array) -> _Steepness:
+def _steepness(pde: PDE, network: RandomFeatures, begin, pool: Array) -> _Steepness:
     axis = _axis(pde)
     low, high = jnp.array([pde.domain.bounds[a] for a in pde.axes]).T
     slopes = jax.vmap(jax.jacfwd(pde.model(network)))(pool.at[:, axis].set(begin))
@@ -249,7 +248,7 @@ def _counts(pde: PDE, plan: Plan) -> dict[str, int]:
     return {n: interior if n == INTERIOR else max(64, interior // (4 if n in initial else 8)) for n in labels}
 
 
-def _solved(pde, network, tables, start, factored, factor) -> tuple[Window, Any] | None:
+def _solved(pde, network, tables, start, factored, factor) -> tuple[RandomFeatures, Any] | None:
     shape = network.output.shape
     found = minimise(
         lambda output: residual_rows(pde, tables, output.reshape(shape)),
@@ -273,7 +272,7 @@ def _newton_step(pde, tables, shape, previous, begin, factor) -> tuple[np.ndarra
 
 
 @eqx.filter_jit
-def _about_prediction(pde: PDE, tables, shape, previous: Window, begin: Array):
+def _about_prediction(pde: PDE, tables, shape, previous: RandomFeatures, begin: Array):
     axis, fields = _axis(pde), pde.model(previous)
 
     def predicted(point, partials):
@@ -286,14 +285,14 @@ def _about_prediction(pde: PDE, tables, shape, previous: Window, begin: Array):
     return linearised_rows(pde, tables, shape, predicted)
 
 
-def _extrapolated(networks: list[Window]) -> np.ndarray:
+def _extrapolated(networks: list[RandomFeatures]) -> np.ndarray:
     """The output of shared features, if it goes on to change as it did in the last two windows."""
     before, last = (np.asarray(n.output).ravel() for n in networks[-2:])
     return 2 * last - before
 
 
 @eqx.filter_jit
-def _known(pde: PDE, network: Window, batch: Groups, declared: bool) -> dict[str, Array]:
+def _known(pde: PDE, network: RandomFeatures, batch: Groups, declared: bool) -> dict[str, Array]:
     """What the fields are at the beginning of a window: as declared, or as in the network of the window before."""
     fields = pde.model(network)
     values = {n: target_values(pde, pde.groups[n], fields, batch[n]) for n in initial_groups(pde)}
@@ -303,18 +302,19 @@ def _known(pde: PDE, network: Window, batch: Groups, declared: bool) -> dict[str
     return {n: v - jnp.stack([found[t.name] for t in pde.groups[n].terms], axis=1) for n, v in values.items()}
 
 
-def _joined(pde: PDE, networks: list[Window]) -> WindowedFeatures:
+def _joined(pde: PDE, networks: list[RandomFeatures]) -> WindowedFeatures:
     def stack(*arrays):
         return np.stack([np.asarray(a) for a in arrays]) if eqx.is_array(arrays[0]) else arrays[0]
 
-    hidden, output = (jax.tree.map(stack, *parts) for parts in zip(*[(n.hidden, n.output) for n in networks]))
+    hidden, output = (jax.tree.map(stack, *parts) for parts in zip(*[(n.hidden.hidden, n.output) for n in networks]))
     return WindowedFeatures(jax.tree.map(jnp.asarray, hidden), jnp.asarray(output), _time_input(pde))
 
 
-def _window(pde: PDE, plan: Plan, hidden: Hidden, window: int) -> Window:
+def _window(pde: PDE, plan: Plan, hidden: Hidden, window: int) -> RandomFeatures:
     """The features in a window, with an output of zero."""
     output = jnp.zeros((pde.out_size, _size(hidden)))
-    return Window(hidden, output, jnp.asarray(float(window)), plan.windows, _time_input(pde))
+    placed = InWindow(hidden, jnp.asarray(float(window)), plan.windows, _time_input(pde))
+    return RandomFeatures(placed, output)
 
 
 def _size(hidden: Hidden) -> int:

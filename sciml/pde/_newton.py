@@ -82,7 +82,7 @@ def minimise(
     start: np.ndarray,
     factored: Factored | Normal | None = None,
     steps: int = MAX_STEPS,
-    factor: Callable = Factored,
+    factor: Callable[[np.ndarray], Factored | Normal] = Factored,
 ) -> Minimum:
     """The least squares of `residuals(point)` by Newton's method with the derivatives of the residuals only
     (Gauss-Newton), the step halved until the residuals decrease.

@@ -209,7 +209,7 @@ class PDE:
             points, measured = points["points"], points["values"]
         else:
             measured = jnp.zeros((points.shape[0], 0), points.dtype)
-        normals = region.normal(points) if group.needs_normal else jnp.zeros_like(points)
+        normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)
 
         def one(point, normal, measurement):
             meanings = {n: m for term in group.terms for n, m in term.meanings.items()}

@@ -40,7 +40,7 @@ class Table(eqx.Module):
 
 @eqx.filter_jit
 def tabulate(pde: PDE, network: Any, batch: Groups, given: Given) -> dict[str, Table]:
-    """The tables of all groups for the features of `network`, which is called `network.features` here."""
+    """The tables of all groups for the features of `network`."""
     return {n: _table(pde, network, pde.groups[n], points, given) for n, points in batch.items()}
 
 
@@ -91,7 +91,7 @@ def _table(pde: PDE, network, group: Group, points, given: Given) -> Table:
     shared = not any(c.faces or c.regions for c in pde.constraints)
 
     def in_fields(point):
-        features = network.features(inputs_at(pde, point))
+        features = network.hidden(inputs_at(pde, point))
         return features[None] if shared else (unit(point) - nothing(point))[:, None] * features
 
     normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import nn
 from .._precision import double_precision
 from .._save import load as load_model
 from .._save import read_archive
 from .._save import save as save_model
-from ..nn import RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures
 from ._pde import PDE
 
 # Points evaluated at once.
@@ -235,6 +235,16 @@ def _network_of(path: str | os.PathLike, pde: PDE) -> Any:
     return default_network(pde, jax.random.key(0)) if isinstance(found, Mapping) else found
 
 
+KINDS = (
+    nn.RandomFeatures,
+    nn.WindowedFeatures,
+    nn.JoinedFeatures,
+    nn.TanhFeatures,
+    nn.WaveFeatures,
+    nn.CornerFeatures,
+)
+
+
 def _blank(described: Any) -> Any:
     """What a file describes, where it is of a kind that `solve` draws: arrays of the shape and type that it names."""
     if isinstance(described, str) and described.startswith("array "):
@@ -244,7 +254,7 @@ def _blank(described: Any) -> Any:
         return tuple(_blank(d) for d in described)
     if not isinstance(described, Mapping):
         return described
-    for kind in (RandomFeatures, WindowedFeatures, TanhFeatures, WaveFeatures):
+    for kind in KINDS:
         if described.get("class") == f"{kind.__module__}.{kind.__qualname__}":
             return kind(**{name: _blank(value) for name, value in described.items() if name != "class"})
     return described

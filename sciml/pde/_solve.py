@@ -49,8 +49,8 @@ def solve(
     """Solves `pde` by a network.
 
     If nothing but the budget is given, the output layer of random features is found by least squares, on the whole
-    domain for problems that are affine in the fields or have no time, and in windows of time for other evolutions if
-    the budget is two minutes or more. The result is taken if it leaves less than 1e-3 of the residual at points that
+    domain for problems that are affine in the fields or have no time, and in windows of time for evolutions if the
+    budget is 40 s or more. The result is taken if it leaves less than 1e-3 of the residual at points that
     were not fitted. Otherwise a network is trained, and the better of the two returned. All that is not given is
     chosen:
 
@@ -65,17 +65,19 @@ def solve(
       of the solution are float64, and its methods compute in float64.
 
     Further keywords (`checkpoint`, `every`, ...) go to `fit`. Interrupting (Ctrl-C) returns the solution
-    as it stands. Raises TypeError where the network does not fit the problem.
+    as it stands. Raises TypeError where the network does not fit the problem, ValueError without budget and steps.
     """
     start = time.perf_counter()
     if not isinstance(pde, PDE):
         raise TypeError(f"solve: expected a PDE, got {type(pde).__name__}")
+    if budget is None and steps is None:
+        raise ValueError("solve: without a budget in seconds the number of steps must be given")
     key = jax.random.key(0) if key is None else key
     direct = None
     with double_precision(double):
-        if double and all(given is None for given in (model, loss, points, optimiser, steps)) and not fit_arguments:
+        if double and budget is not None and all(given is None for given in (model, loss, points, optimiser, steps)) and not fit_arguments:
             with busy("least squares over random features", bool(report)):
-                found = solve_directly(pde, key, budget or 60.0)
+                found = solve_directly(pde, key, budget)
             if found is not None:
                 direct = _direct_solution(pde, found, time.perf_counter() - start)
                 if found.fit.residual <= ACCEPTED:
