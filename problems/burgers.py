@@ -13,7 +13,7 @@ import numpy as np
 import sciml
 from sciml import PDE, Box, value
 
-EXPECTED = {"relative_l2": 1e-4}
+EXPECTED = {"relative_l2": 1e-5}
 BUDGET = 60.0
 
 

@@ -33,15 +33,11 @@ NAMES = [name for name in sciml.problems() if name not in OPERATORS]
 
 def test_all_problems_are_there():
     assert set(OPERATORS) <= set(sciml.problems())
-    assert set(NAMES) == {
-        "burgers",
-        "poisson",
-        "heat",
-        "wave",
-        "helmholtz",
-        "poisson_holes",
-        "burgers_inverse",
-    }
+    assert set(NAMES) == set(
+        "burgers poisson heat wave helmholtz poisson_holes burgers_inverse convection reaction reaction_diffusion "
+        "sine_gordon schrodinger allen_cahn kdv kuramoto_sivashinsky kovasznay taylor_green beltrami lid_driven "
+        "poisson_5d heat_5d l_shape".split()
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -124,7 +120,7 @@ def test_symmetries_of_navier_stokes():
 @pytest.mark.parametrize("name", [*NAMES, *OPERATORS])
 def test_card(name):
     card = read_card(sciml.problems()[name])
-    assert card.expected and card.budget in (30.0, 60.0, 180.0) and card.settings
+    assert card.expected and card.budget in (20.0, 30.0, 60.0, 120.0, 180.0)
     lines = card.path.read_text().splitlines()
     assert len(lines) <= 110
     imported = [n for n in ast.walk(ast.parse(card.path.read_text())) if isinstance(n, ast.Import | ast.ImportFrom)]

@@ -248,3 +248,21 @@ def test_checkpoint_of_another_problem_is_refused(tmp_path):
     solve(heat(), **arguments | {"steps": 5})
     with pytest.raises(ValueError, match="numbers.a"):
         solve(heat(a=0.4), **arguments)
+
+
+@pytest.mark.parametrize("size", [1e5, 1e-6])
+def test_fields_of_any_size_are_trained(size):
+    """Temperatures in other units give the same solution, and its network is loaded again."""
+
+    def made(size):
+        return PDE(
+            ROD,
+            lambda u_t, u_xx: u_t - 0.1 * u_xx,
+            value(u=lambda x: size * jnp.sin(jnp.pi * x), on=ROD.at(t=0), exact=False),
+            value(u=0.0, on=ROD.boundary("x")),
+            reference=lambda t, x: size * np.exp(-0.1 * np.pi**2 * t) * np.sin(np.pi * x),
+        )
+
+    found = solve(made(size), steps=300, budget=None, report=None)
+    assert "units" in found.chosen["network"]
+    assert found.error()["relative_l2"] < 1e-3

@@ -1,5 +1,6 @@
 """Partial differential equations: domains, equations and conditions, and their solution by networks."""
 
+from ._causal import causal_weights as causal_weights
 from ._condition import condition as condition
 from ._condition import derived as derived
 from ._condition import flux as flux
@@ -23,9 +24,17 @@ from ._physics import refine as refine
 from ._physics_points import physics_at_points as physics_at_points
 from ._physics_points import with_points as with_points
 from ._points import adaptive as adaptive
+from ._points import r3 as r3
+from ._points import rar_d as rar_d
+from ._scales import nondimensional as nondimensional
+from ._scales import scaled_residuals as scaled_residuals
 from ._shapes import Ball as Ball
 from ._shapes import Cloud as Cloud
 from ._shapes import Polygon as Polygon
 from ._solution import Solution as Solution
 from ._solve import solve as solve
 from ._unknown import Unknown as Unknown
+from ._weights import attention_weights as attention_weights
+from ._weights import gradient_norm_weights as gradient_norm_weights
+from ._weights import ntk_weights as ntk_weights
+from ._weights import self_adaptive_weights as self_adaptive_weights

@@ -97,9 +97,8 @@ class _Attempt(NamedTuple):
 
 def _marched(pde: PDE, key: Array, deadline: float) -> Iterator[Direct]:
     """Solutions in windows, more and more accurate, while there is time."""
-    kinds = [(TRIAL, LADDER, 1.0), (TRIAL, LADDER, 2.0)]
-    if has_waves(pde):
-        kinds += [(WAVES_TRIAL, WAVES_LADDER, None), (FAST_TRIAL, FAST_LADDER, None)]
+    kinds = [(WAVES_TRIAL, WAVES_LADDER, None), (FAST_TRIAL, FAST_LADDER, None)] if has_waves(pde) else []
+    kinds += [(TRIAL, LADDER, 1.0), (TRIAL, LADDER, 2.0)]
     trials = []
     for size, ladder, factor in kinds:
         attempt = _march(pde, size, factor, key, deadline)

@@ -159,7 +159,7 @@ def _steepness(pde: PDE, network: RandomFeatures, begin, pool: Array) -> _Steepn
     overall = jnp.sqrt(jnp.sum(relative**2, axis=1))
     along = jnp.repeat(relative, jnp.array(_inputs_of_axes(pde)), axis=1, total_repeat_length=pde.in_size)
     squares = jnp.sum(in_space**2, axis=(1, 2))
-    drift = jnp.einsum("nf,nfa->na", in_time, in_space) / (squares + 1e-2 * jnp.mean(squares) + floor.min())[:, None]
+    drift = jnp.einsum("nf,nfa->na", in_time, in_space) / (squares + jnp.mean(squares) + floor.min())[:, None]
     return _Steepness(along, overall, drift, jnp.max(1 + overall) / jnp.mean(1 + overall))
 
 

@@ -22,6 +22,7 @@ from ._direct import Direct, solve_directly
 from ._linear import relative_residual
 from ._pde import PDE
 from ._points import AdaptivePoints, adaptive
+from ._scales import ScaledOutput, nondimensional, scaled_residuals
 from ._solution import Solution
 
 # Above this many parameters a dense inverse Hessian costs more than it saves.
@@ -56,7 +57,9 @@ def solve(
 
     - `model`, the network `(pde.in_size,) -> (pde.out_size,)`: tanh, three hidden layers of 20 units (30 for three
       axes or more, or several fields). Inputs are scaled, and exact conditions applied, by `pde.model`.
-    - `loss`: `pde.residuals`, where conditions that are penalties count a hundredfold.
+      Its outputs are in the units of declared values that are far from 1 (`nondimensional`).
+    - `loss`: `pde.residuals`, where conditions that are penalties count a hundredfold; relative to its terms at the
+      start if outputs have such units (`scaled_residuals`).
     - `points`, a stream or a number of interior points: `adaptive(pde)`, half of them drawn by residual.
     - `optimiser`: self-scaled Broyden, or L-BFGS above 5,000 parameters.
     - `budget` in seconds of wall time, compilation included; or `steps` (then `budget=None` lifts the time limit).
@@ -75,16 +78,15 @@ def solve(
     key = jax.random.key(0) if key is None else key
     direct = None
     with double_precision(double):
-        if double and budget is not None and all(given is None for given in (model, loss, points, optimiser, steps)) and not fit_arguments:
+        free = all(given is None for given in (model, loss, points, optimiser, steps)) and not fit_arguments
+        if double and budget is not None and free:
             with busy("least squares over random features", bool(report)):
                 found = solve_directly(pde, key, budget)
             if found is not None:
                 direct = _direct_solution(pde, found, time.perf_counter() - start)
                 if found.fit.residual <= ACCEPTED:
                     return direct
-        # Compiled as one program: a dozen small ones would take two seconds.
-        make = eqx.filter_jit(default_network)
-        network = make(pde, jax.random.fold_in(key, 1)) if model is None else _cast(model)
+        network = default_network(pde, jax.random.fold_in(key, 1)) if model is None else _cast(model)
         fields = pde.model(network)
         stream = adaptive(pde, n=default_points(pde)) if points is None else points
         stream = adaptive(pde, n=stream) if isinstance(stream, int) else stream
@@ -92,7 +94,7 @@ def solve(
         left = None if budget is None else max(0.1, budget - (time.perf_counter() - start))
         fields, history = fit(
             fields,
-            default_loss(pde) if loss is None else loss,
+            _default_loss_of(pde, network, fields) if loss is None else loss,
             stream,
             chosen,
             steps=steps,
@@ -118,6 +120,12 @@ def default_loss(pde: PDE) -> Callable:
     """The residuals, those of conditions that are penalties with a weight of 100."""
     conditions = [g for g in pde.trained_groups if g.source is not None and not isinstance(g.region, Observations)]
     return weighted(pde.residuals, {t.name: PENALTY for g in conditions for t in g.terms})
+
+
+def _default_loss_of(pde: PDE, network, fields) -> Callable:
+    """The default loss; without units, if the fields have sizes far from 1."""
+    loss = default_loss(pde)
+    return scaled_residuals(pde, loss, fields) if isinstance(network, ScaledOutput) else loss
 
 
 def _direct_solution(pde: PDE, found: Direct, seconds: float) -> Solution:
@@ -153,10 +161,11 @@ def default_points(pde: PDE) -> int:
     return 2048 if pde.unknowns else 4096
 
 
-def default_network(pde: PDE, key: Array) -> eqx.nn.MLP:
+def default_network(pde: PDE, key: Array) -> Callable:
     """The network that `solve` takes if none is given."""
     width = 20 if pde.in_size <= 2 and pde.out_size == 1 else 30
-    return mlp(pde.in_size, pde.out_size, width, 3, key=key)
+    # Compiled as one program: a dozen small ones would take two seconds.
+    return nondimensional(pde, eqx.filter_jit(mlp)(pde.in_size, pde.out_size, width, 3, key=key))
 
 
 def default_optimiser(fields) -> optax.GradientTransformation:
@@ -184,6 +193,8 @@ def _cast(model):
 
 
 def _describe(network) -> str:
+    if isinstance(network, ScaledOutput):
+        return f"{_describe(network.network)}, its output in units of {', '.join(f'{s:.3g}' for s in network.sizes)}"
     if isinstance(network, eqx.nn.MLP):
         return f"MLP {network.in_size}-{'-'.join([str(network.width_size)] * network.depth)}-{network.out_size}"
     return type(network).__name__
