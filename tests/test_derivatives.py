@@ -144,3 +144,20 @@ def test_missing_rule_is_reported_inside_and_handled_outside():
 def test_more_than_one_output_array_is_refused():
     with pytest.raises(TypeError, match="one array"):
         derivatives(lambda p: (p, p), jnp.zeros(2), [(0,)])
+
+
+def test_angle():
+    """atan2 of two functions, third order and Laplacian, against nested derivatives."""
+
+    def angle(p):
+        return jnp.arctan2(jnp.sin(p[0]) + p[1] ** 2, 1.5 + p[0] * p[1])
+
+    partials = [(), (0,), (0, 1), (0, 0, 1), (1, 1, 1)]
+    with jax.enable_x64(True):
+        point = jnp.array([0.3, 0.7])
+        found, nested = derivatives(angle, point, partials), nested_derivatives(angle, point, partials)
+        for partial in partials:
+            np.testing.assert_allclose(found[partial], nested[partial], rtol=1e-12)
+        both = Laplacian((0, 1))
+        laplacian = derivatives(angle, point, [both])[both]
+        np.testing.assert_allclose(laplacian, nested_derivatives(angle, point, [both])[both], rtol=1e-12)

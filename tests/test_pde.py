@@ -107,6 +107,71 @@ def test_flux_on_the_faces_of_a_box_points_outwards():
     np.testing.assert_allclose(next(iter(r.values())), [-2, 2, -3, 3])
 
 
+def test_derived_quantities_by_the_chain_rule():
+    """Of one another, with coordinates, Laplacians, and an operation without a Taylor rule, against nested derivatives
+    of the whole."""
+
+    def cube(u):
+        # A loop has no Taylor rule.
+        return jax.lax.fori_loop(0, 3, lambda i, a: a * u, jnp.ones_like(u))
+
+    pde = PDE(
+        SQUARE,
+        lambda u_xx, u_yy, q_x, laplacian_s, s_xy, c_xx: u_xx + u_yy + q_x + 2 * laplacian_s + 3 * s_xy + 5 * c_xx,
+        value(u=0.0, on=SQUARE.boundary()),
+        derived(q=lambda u_x, laplacian_u, x: x**2 * u_x + laplacian_u, s=lambda q, u, y: q * u + y, c=cube),
+    )
+
+    def u(p):
+        return jnp.sin(p[0] + 2 * p[1]) * p[0]
+
+    def partial(f, *axes):
+        for axis in axes:
+            f = lambda p, f=f, a=axis: jax.jacfwd(f)(p)[a]  # noqa: E731
+        return f
+
+    def laplacian(f):
+        return lambda p: partial(f, 0, 0)(p) + partial(f, 1, 1)(p)
+
+    def q(p):
+        return p[0] ** 2 * partial(u, 0)(p) + laplacian(u)(p)
+
+    def s(p):
+        return q(p) * u(p) + p[1]
+
+    def c(p):
+        return u(p) ** 3
+
+    def expected(p):
+        second = 2 * laplacian(s)(p) + 3 * partial(s, 0, 1)(p) + 5 * partial(c, 0, 0)(p)
+        return laplacian(u)(p) + partial(q, 0)(p) + second
+
+    points = SQUARE.sample(jax.random.key(0), 5)
+    found = residual(pde, lambda x, y: u(jnp.stack([x, y])), points)["equation 1"]
+    np.testing.assert_allclose(found, jax.vmap(expected)(points), rtol=1e-11)
+
+
+def test_initial_values_with_a_corner_between_periodic_ends_are_a_penalty():
+    """A lift that has no derivatives of the equation's order at the seam would leave a residual for ever."""
+
+    def made(data, equation, **keywords):
+        return PDE(ROD, equation, value(u=data, on=ROD.at(t=0), **keywords), periodic("x"))
+
+    def diffusion(u_t, u_xx):
+        return u_t - u_xx
+
+    def transport(u_t, u_x):
+        return u_t + u_x
+
+    def hump(x):
+        return x**2 * jnp.cos(jnp.pi * x)
+
+    assert not made(hump, diffusion).exact
+    assert made(hump, transport).exact and made(hump, diffusion, exact=True).exact
+    assert made(lambda x: jnp.sin(jnp.pi * x), diffusion).exact
+    assert made(1.0, diffusion).exact
+
+
 def test_derived_quantity_is_differentiated():
     pde = PDE(
         SQUARE,

@@ -154,7 +154,8 @@ def find_fields(
         if name in taken:
             continue
         if name.startswith("laplacian_"):
-            fields[name.removeprefix("laplacian_")] = None
+            if name.removeprefix("laplacian_") not in taken:
+                fields[name.removeprefix("laplacian_")] = None
             continue
         # The shortest root, so that u_theta_theta is a derivative of u and not of u_theta.
         roots = [q for q, s in splits(name) if _is_subscript(s, axes) and q not in taken]
