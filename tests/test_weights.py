@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from sciml import PDE, Box, Groups, Stream, fit, observe, optim, train, value
+from sciml import PDE, Box, Groups, Stream, condition, fit, hold, observe, optim, train, value
 from sciml.nn import mlp
 from sciml.pde._causal import bin_weights, causal_weights
 from sciml.pde._points import r3
@@ -298,8 +298,20 @@ def test_causal_loss_has_the_gradient_of_the_stopped_one():
     def ours(p):
         return sum(jnp.mean(r**2) for r in loss(eqx.combine(p, static), batch).values())
 
-    for a, b in zip(jax.tree.leaves(jax.grad(ours)(arrays)), jax.tree.leaves(jax.grad(stopped)(arrays))):
+    found, expected = (jax.jit(jax.grad(f))(arrays) for f in (ours, stopped))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14)
+
+
+def test_the_least_weight_and_the_rise_of_epsilon_agree():
+    pde = heat()
+    model = pde.model(mlp(2, 1, 5, 1, key=KEY))
+    _, data = causal_weights(pde.residuals, pde.points(24, 8), pde, epsilon=(50.0, 100.0), bins=4, least=0.995)
+    (first, _), (second, _) = states(data, 2, model)
+    weights = np.asarray(first["interior"].factors["equation 1"]) ** 2
+    np.testing.assert_allclose(weights.min(), 0.995, rtol=1e-12)
+    # Weights that are only held above 0.99 are not solved.
+    assert float(second["interior"].state["epsilon"][0]) == 50.0
 
 
 def test_epsilon_rises_once_all_is_solved():
@@ -404,6 +416,46 @@ def test_they_compose_and_compile_once():
     assert len(set(traced[1:])) == 1
 
 
+def error_after(pde, exact, loss, data, steps):
+    """The relative error after some steps of Adam."""
+    fields, _ = fit(pde.model(mlp(1, 1, 16, 2, key=KEY)), loss, data, optax.adam(5e-3), steps=steps, report=None)
+    low, high = pde.domain.bounds["t"]
+    t = jnp.linspace(low, high, 101)
+    found = jax.vmap(fields)(t[:, None])[:, 0]
+    return float(jnp.linalg.norm(found - exact(t)) / jnp.linalg.norm(exact(t)))
+
+
+def test_weights_of_examples_help_where_training_stalls():
+    """Two periods of an oscillator: the plain loss prefers fields that die out."""
+    time = Box(t=(0, 4))
+    pde = PDE(time, lambda u_tt, u: u_tt + 10 * u, value(u=1.0, u_t=0.0, on=time.at(t=0)))
+    points = hold(pde.points(128), 10**6)
+    weights = {
+        "plain": (pde.residuals, points),
+        "attention": attention_weights(pde.residuals, points, gamma=0.99, eta=0.1),
+        "self-adaptive": self_adaptive_weights(pde.residuals, points, optax.adam(0.02)),
+        "causal": causal_weights(pde.residuals, points, pde, bins=16),
+    }
+    errors = {n: error_after(pde, lambda t: jnp.cos(10**0.5 * t), *pair, steps=700) for n, pair in weights.items()}
+    plain = errors.pop("plain")
+    assert plain > 0.5 and all(error < 0.85 * plain for error in errors.values()), (plain, errors)
+
+
+def test_weights_of_terms_help_where_one_hides_the_other():
+    """u' = -u, in units that make the start a hundredth of the equation."""
+    time = Box(t=(0, 2))
+    pde = PDE(time, lambda u_t, u: 10 * (u_t + u), condition(lambda u: 0.1 * (u - 1), on=time.at(t=0)))
+    plain, *found = (
+        error_after(pde, lambda t: jnp.exp(-t), *pair, steps=300)
+        for pair in (
+            (pde.residuals, pde.points(64)),
+            gradient_norm_weights(pde.residuals, pde.points(64), every=10),
+            ntk_weights(pde.residuals, pde.points(64), every=10),
+        )
+    )
+    assert plain > 0.3 and max(found) < 0.1, (plain, found)
+
+
 def test_batches_that_are_no_groups():
     x = jnp.linspace(0, 1, 9)
     loss, data = ntk_weights(*attention_weights(lambda p, b: {"fit": p * b[0] - b[1]}, lambda key: (x, x**2)))
@@ -431,6 +483,8 @@ def test_wrong_arguments():
     pde = heat()
     with pytest.raises(ValueError, match="rising numbers"):
         causal_weights(pde.residuals, pde.points(8), pde, epsilon=(1.0, 0.1))
+    with pytest.raises(ValueError, match="least must be at least 0 and below 1"):
+        causal_weights(pde.residuals, pde.points(8), pde, least=1.0)
     with pytest.raises(ValueError, match="bins must be 2"):
         causal_weights(pde.residuals, pde.points(8), pde, bins=1)
     with pytest.raises(ValueError, match="as many points or more"):

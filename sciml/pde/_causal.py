@@ -50,6 +50,8 @@ def causal_weights(
     levels = (float(epsilon),) if isinstance(epsilon, int | float) else tuple(float(e) for e in epsilon)
     if not levels or levels[0] < 0 or any(b <= a for a, b in zip(levels, levels[1:])):
         raise ValueError(f"causal_weights: epsilon must be rising numbers, none negative, got {levels}")
+    if not 0 <= least < 1:
+        raise ValueError(f"causal_weights: least must be at least 0 and below 1, got {least}")
     if bins < 2:
         raise ValueError(f"causal_weights: bins must be 2 or more, got {bins}")
     first = [

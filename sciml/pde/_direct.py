@@ -33,6 +33,8 @@ WAVES_LADDER = (
 GROWTH = 25.0
 # A trial that leaves more than this share of the residual shows that windows do not help.
 HOPELESS = 0.7
+# Trials that leave more than this share are too coarse to be told apart by it.
+UNRESOLVED = 0.3
 # Of the budget, where training may do better.
 SHARE = 0.85
 # Windows are not tried with fewer seconds than this: compilation alone takes a quarter of it.
@@ -107,7 +109,7 @@ def _marched(pde: PDE, key: Array, deadline: float) -> Iterator[Direct]:
             yield attempt.direct
     if not trials:
         return
-    residual, last, size, ladder, factor = min(trials, key=lambda t: t[0])
+    residual, last, size, ladder, factor = min(trials, key=lambda t: min(t[0], UNRESOLVED))
     if residual > HOPELESS and factor is not None:
         return
     while last is not None:
