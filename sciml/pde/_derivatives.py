@@ -373,12 +373,18 @@ def _arctangent(operands, params, partials):
             continue
         lower, axis = partial[:-1], partial[-1]
         needed = closure((lower,))
-        dx, dy = ({p: z[tuple(sorted((*p, axis)))] for p in needed if tuple(sorted((*p, axis))) in z} for z in (x, y))
+        dx, dy = (_along(z, axis, needed) for z in (x, y))
         turned = _add(_product(jnp.multiply, x, dy, needed), _product(lambda a, b: -a * b, y, dx, needed))
         found = _product(jnp.multiply, turned, inverse, needed)
         if lower in found:
             out[partial] = found[lower]
     return out
+
+
+def _along(z: Series, axis: int, partials) -> Series:
+    """The series of the derivative of z along an axis."""
+    later = {p: tuple(sorted((*p, axis))) for p in partials}
+    return {p: z[q] for p, q in later.items() if q in z}
 
 
 def _laplacian_of_angle(x: Series, y: Series, squared, axes: Laplacian):
