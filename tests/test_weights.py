@@ -1,7 +1,5 @@
 """Weights that follow the training, against dense references and recursions by hand, and scales of fields."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -90,7 +88,7 @@ class Given(Stream):
 def states(data, steps, model=None):
     """The batches of the first steps, and whether they are fresh."""
     model = params() if model is None else model
-    following = data.next if isinstance(data.data, Given) else eqx.filter_jit(data.next)
+    following = data.next if isinstance(getattr(data, "data", None), Given) else eqx.filter_jit(data.next)
     batch, out = data.init(KEY, model), []
     for step in range(steps):
         batch, fresh = following(KEY, jnp.asarray(step), model, batch)
@@ -216,10 +214,8 @@ def traces_by_hand():
 
 
 def test_sizes_of_terms_equal_dense_references():
-    for found, expected in (
-        (gradient_norms(groups_loss, params(), dict(groups())), gradients_by_hand()),
-        (ntk_traces(groups_loss, params(), dict(groups())), traces_by_hand()),
-    ):
+    for measure, expected in ((gradient_norms, gradients_by_hand()), (ntk_traces, traces_by_hand())):
+        found = jax.jit(lambda p, batch, f=measure: f(groups_loss, p, batch))(params(), dict(groups()))
         assert {n: float(v) for n, v in found.items()} == pytest.approx(expected, rel=1e-12)
 
 
@@ -356,46 +352,39 @@ STRONG = {
 }
 
 
-def advection():
-    return PDE(ROD, lambda u_t, u_x: u_t + u_x, value(u=lambda x: x**2, on=ROD.at(t=0), exact=False))
-
-
-@functools.cache
-def plainly_trained(dtype):
-    pde = advection()
-    model = pde.model(mlp(2, 1, 4, 1, key=KEY))
-    return pde, model, trained(model, pde.residuals, r3(pde, 24, 8, every=4))
-
-
-def trained(model, loss, data):
-    fields, history = fit(model, loss, data, optax.adam(1e-2), steps=6, every=1, report=None)
-    return jax.tree.leaves(eqx.filter(fields, eqx.is_inexact_array)), history.loss
+def decay():
+    time = Box(t=(0, 1))
+    return PDE(time, lambda u_t, u: u_t + u, value(u=1.0, on=time.at(t=0), exact=False))
 
 
 @pytest.mark.parametrize("name", NOTHING)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_without_strength_it_is_the_plain_loss(name, dtype):
-    tolerance = 1e3 * np.finfo(dtype).eps
-    with jax.enable_x64(dtype == np.float64):
-        pde, model, (plain, losses) = plainly_trained(dtype)
-        found, same = trained(model, *NOTHING[name](pde.residuals, r3(pde, 24, 8, every=4), pde))
-        assert all(a.dtype == dtype for a in found)
-        for a, b in zip(plain, found):
-            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
-        np.testing.assert_allclose(losses, same, rtol=tolerance)
+def test_without_strength_it_is_the_plain_loss(name):
+    """To the bit, in single precision too, whose types a constant could change."""
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+            p, batch = params(dtype), Groups(interior=jnp.linspace(0, 1, 7, dtype=dtype)[:, None])
+
+            def plain(p, batch):
+                return {"r": jnp.sin(p[0] * batch["interior"][:, 0]) + p[1]}
+
+            loss, data = NOTHING[name](plain, lambda key: batch, decay())
+            for found, _ in states(data, 3, p):
+                r = loss(p, found)["r"]
+                assert r.dtype == dtype
+                np.testing.assert_array_equal(r, plain(p, batch)["r"])
 
 
-@pytest.mark.parametrize("name, optimiser", [(n, m) for n, m in zip(STRONG, ("broyden", "newton") * 3)])
+@pytest.mark.parametrize("name, optimiser", list(zip(STRONG, ("broyden", "newton") * 3)))
 def test_second_order_methods_descend(name, optimiser):
     """Their line searches and dampings accept only steps that decrease the loss that they see."""
     method = {"broyden": optim.self_scaled_broyden, "newton": optim.gauss_newton}[optimiser]()
-    pde = advection()
-    model = pde.model(mlp(2, 1, 6, 1, key=KEY))
-    loss, data = STRONG[name](pde.residuals, r3(pde, 64, 16, every=10), pde)
+    pde = decay()
+    model = pde.model(mlp(1, 1, 6, 1, key=KEY))
+    loss, data = STRONG[name](pde.residuals, r3(pde, 64, every=10), pde)
     fields, _ = fit(model, loss, data, method, steps=60, report=None)
-    batch = pde.points(512, 128)(jax.random.key(7))
+    batch = pde.points(512)(jax.random.key(7))
     before, after = (sum(float(jnp.mean(r**2)) for r in pde.residuals(m, batch).values()) for m in (model, fields))
-    assert after < 0.02 * before
+    assert after < 1e-3 * before
 
 
 def test_they_compose_and_compile_once():
@@ -545,7 +534,7 @@ def test_scaled_outputs_are_in_the_units_of_the_field():
 
 @pytest.mark.parametrize(
     "size, exact, dtype",
-    [(1e5, None, np.float32), (1e5, False, np.float64), (1e-6, None, np.float64), (1e-6, False, np.float32)],
+    [(1e5, False, np.float64), (1e-6, None, np.float32), (1e-6, False, np.float32)],
 )
 def test_any_size_trains_as_well(size, exact, dtype):
     with jax.enable_x64(dtype == np.float64):

@@ -65,7 +65,7 @@ def causal_weights(
         part = parts[INTERIOR]
         residuals = residuals_of(loss, model, parts)
         squares = jnp.sum(jnp.stack([residuals[name] ** 2 for name in part.factors]), axis=0)
-        before = sum((jnp.mean(residuals[n] ** 2) for n in first), start=jnp.zeros((), squares.dtype))
+        before = sum((jnp.mean(residuals[n] ** 2) for n in first if n in residuals), start=jnp.zeros((), squares.dtype))
         present = part.state["epsilon"]
         weights = bin_weights(plain(part.examples)[:, pde.axes.index(TIME)], squares, present[0], bins, before)
         held = jnp.maximum(weights, least)

@@ -135,8 +135,8 @@ def rar_d(
 
 def r3(pde: PDE, n: int = 4096, boundary: int | None = None, *, every: int = 100) -> RetainedPoints:
     """Retain-resample-release sampling (R3; Daw, Bu, Wang, Perdikaris & Karpatne, ICML 2023, algorithm 1): a stream of
-    `n` interior points, of which those whose residual is in size above the mean are retained each `every` steps, and the
-    others drawn anew, uniformly. Of several equations, it is the mean of the sizes, each relative to its mean.
+    `n` interior points. Each `every` steps those whose residual is in size above the mean are retained and the others
+    drawn anew, uniformly. Of several equations, it is the mean of the sizes, each relative to its mean.
 
     The paper resamples at each step, which suits Adam; quasi-Newton methods want points to stay for some steps. The
     `boundary` points of each trained condition are drawn anew with the others.
