@@ -38,11 +38,14 @@ from .pde import Box as Box
 from .pde import Cloud as Cloud
 from .pde import Polygon as Polygon
 from .pde import Solution as Solution
+from .pde import Subdomains as Subdomains
 from .pde import Unknown as Unknown
 from .pde import adaptive as adaptive
 from .pde import condition as condition
 from .pde import derived as derived
 from .pde import flux as flux
+from .pde import integral as integral
+from .pde import jump as jump
 from .pde import observe as observe
 from .pde import periodic as periodic
 from .pde import solve as solve

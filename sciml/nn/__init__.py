@@ -8,6 +8,8 @@ from ._factorised import least_squares_output as least_squares_output
 from ._features import CornerFeatures as CornerFeatures
 from ._features import InWindow as InWindow
 from ._features import JoinedFeatures as JoinedFeatures
+from ._features import PartFeatures as PartFeatures
+from ._features import PartNetworks as PartNetworks
 from ._features import RandomFeatures as RandomFeatures
 from ._features import TanhFeatures as TanhFeatures
 from ._features import WaveFeatures as WaveFeatures

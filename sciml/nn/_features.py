@@ -9,13 +9,16 @@ from jaxtyping import Array, Float, Int
 
 
 class RandomFeatures(eqx.Module):
-    """`(in_size,) -> (out_size,)`: output @ hidden(x), linear in `output`."""
+    """`(in_size,) -> (out_size,)`: output @ hidden(x), linear in `output`. `hidden` returns the features of all
+    outputs, `(features,)`, or those of each, `(out_size, features)`.
+    """
 
     hidden: Callable
     output: Float[Array, "out_size features"]
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
-        return self.output @ self.hidden(x)
+        hidden = self.hidden(x)
+        return self.output @ hidden if hidden.ndim == 1 else jnp.sum(self.output * hidden, axis=1)
 
 
 class TanhFeatures(eqx.Module):
@@ -81,6 +84,46 @@ class WaveFeatures(eqx.Module):
         return jnp.ravel(waves[:, None] * chebyshev(x[self.time], self.highest))
 
 
+class PartFeatures(eqx.Module):
+    """`(in_size,) -> (parts * fields, features)`: features of their own for each of several parts of a domain, the same
+    for all fields. Inputs between `low` and `high` of a part become those between -1 and 1.
+
+    The arrays of `hidden` have the parts as their first axis.
+    """
+
+    hidden: Callable
+    low: tuple[tuple[float, ...], ...] = eqx.field(static=True)
+    high: tuple[tuple[float, ...], ...] = eqx.field(static=True)
+    fields: int = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, "outputs features"]:
+        inputs = _between(x, self.low, self.high)
+        found = eqx.filter_vmap(lambda hidden, own: hidden(own))(self.hidden, inputs)
+        return jnp.repeat(found, self.fields, axis=0)
+
+
+class PartNetworks(eqx.Module):
+    """`(in_size,) -> (parts * fields,)`: a network of its own for each of several parts of a domain, all of one shape.
+    Inputs between `low` and `high` of a part become those between -1 and 1.
+
+    The arrays of `networks` have the parts as their first axis.
+    """
+
+    networks: Callable
+    low: tuple[tuple[float, ...], ...] = eqx.field(static=True)
+    high: tuple[tuple[float, ...], ...] = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " outputs"]:
+        inputs = _between(x, self.low, self.high)
+        return jnp.ravel(eqx.filter_vmap(lambda network, own: network(own))(self.networks, inputs))
+
+
+def _between(x: Float[Array, " in_size"], low, high) -> Float[Array, "parts in_size"]:
+    """The inputs in units of half the extent of each part, from its middle."""
+    low, high = jnp.asarray(low, x.dtype), jnp.asarray(high, x.dtype)
+    return (2 * x - low - high) / (high - low)
+
+
 class WindowedFeatures(eqx.Module):
     """`(in_size,) -> (out_size,)`: features of their own, and an output, in each of several windows of equal length
     along one input, which goes from -1 to 1 in each window. Beyond the ends the outermost windows go on.
@@ -127,7 +170,7 @@ def chebyshev(x: Float[Array, ""], highest: int) -> Float[Array, " degrees"]:
     return jnp.stack(out[: highest + 1])
 
 
-def random_features(in_size: int, out_size: int, count: int, spread: float, *, key: Array) -> RandomFeatures:
+def random_features(in_size: int, out_size: int, count: int, spread: float | Array, *, key: Array) -> RandomFeatures:
     """`count` features with normal weights of standard deviation `spread`, each bending at a random place of
     [-1, 1]^in_size (Huang, Zhu & Siew, Neurocomputing 70, 2006), and an output of zero.
     """

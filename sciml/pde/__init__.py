@@ -4,6 +4,7 @@ from ._causal import causal_weights as causal_weights
 from ._condition import condition as condition
 from ._condition import derived as derived
 from ._condition import flux as flux
+from ._condition import jump as jump
 from ._condition import observe as observe
 from ._condition import periodic as periodic
 from ._condition import value as value
@@ -16,6 +17,7 @@ from ._domain import Region as Region
 from ._grid import grid_residuals as grid_residuals
 from ._groups import by_group as by_group
 from ._groups import together as together
+from ._integral import integral as integral
 from ._pde import PDE as PDE
 from ._physics import Field as Field
 from ._physics import harmonic_mean as harmonic_mean
@@ -33,7 +35,10 @@ from ._shapes import Cloud as Cloud
 from ._shapes import Polygon as Polygon
 from ._solution import Solution as Solution
 from ._solve import solve as solve
+from ._subdomains import Subdomains as Subdomains
 from ._unknown import Unknown as Unknown
+from ._weak import deep_ritz as deep_ritz
+from ._weak import petrov_galerkin as petrov_galerkin
 from ._weights import attention_weights as attention_weights
 from ._weights import gradient_norm_weights as gradient_norm_weights
 from ._weights import ntk_weights as ntk_weights

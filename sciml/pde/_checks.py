@@ -1,15 +1,17 @@
 """Checks of a PDE when it is built: each names what is wrong and the remedy."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._condition import Condition, Derived, Observations, Periodic, Value
+from ._condition import Condition, Derived, Jump, Observations, Periodic, Value
 from ._derivatives import Laplacian
 from ._domain import Domain
+from ._integral import Integral
 from ._names import Derivative, Normal, space
 from ._unknown import Unknown
 
@@ -25,7 +27,7 @@ def check_arguments(domain, items, parameters) -> None:
             f"PDE: the first argument must be a domain such as Box(t=(0, 1), x=(-1, 1)), got {type(domain).__name__}"
         )
     for item in items:
-        if isinstance(item, Value | Condition | Periodic | Observations | Derived):
+        if isinstance(item, Value | Condition | Jump | Periodic | Observations | Derived | Integral):
             continue
         if not callable(item):
             raise TypeError(
@@ -37,7 +39,7 @@ def check_arguments(domain, items, parameters) -> None:
     for name, number in parameters.items():
         if name in domain.axes:
             raise ValueError(f"PDE: '{name}' is both an axis of the domain and a parameter; rename one of them")
-        if not callable(number) and not isinstance(number, Unknown):
+        if not callable(number) and not isinstance(number, Unknown | Mapping):
             _check_number(name, number)
     for item in items:
         _check_region_axes(domain, item)
@@ -227,11 +229,11 @@ def _number(result, target, item) -> float:
 def _uses(pde, field):
     """All meanings that concern a field: in the interior, and in conditions."""
     interior = [m for t in pde.groups["interior"].terms for m in t.meanings.values()]
-    interior += [m for ms in pde.derived_meanings.values() for m in ms.values()]
+    interior += [m for ms in (*pde.derived_meanings.values(), *pde.integral_meanings.values()) for m in ms.values()]
     outside = [
         (group, m)
         for group in pde.groups.values()
-        if group.label != "interior"
+        if group.label != "interior" and not isinstance(group.source, Jump)
         for term in group.terms
         for m in term.meanings.values()
     ]

@@ -31,6 +31,16 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Jump:
+    """What a quantity gains across an interface; see `jump`."""
+
+    quantity: Callable
+    on: Region
+    gain: Data
+    name: str
+
+
+@dataclass(frozen=True)
 class Periodic:
     """Axes along which all fields are periodic with the domain's extent; see `periodic`."""
 
@@ -76,6 +86,23 @@ def condition(equation: Callable, *, on: Region, name: str | None = None) -> Con
     """Any equation on a region: `condition(lambda u, u_n: u_n + u - 5, on=...)` is a Robin condition."""
     _check_region(on, "condition")
     return Condition(equation, on, name or _readable(equation, f"condition on {on.label}"))
+
+
+def jump(quantity: Callable, gain: Data = 0.0, *, on: Region, name: str | None = None) -> Jump:
+    """What a quantity gains across an interface of `Subdomains`, in the direction of the interface's normal.
+
+    `jump(lambda u: u, on=disc.boundary())` says that u is continuous, `jump(lambda k, u_n: k * u_n, on=...)` that the
+    flux is. `gain` is a number or a function of coordinates and parameters. u_n is the derivative along the normal,
+    the same on both sides: outward of the shape whose boundary is given, along the axis for `domain.interface()`.
+
+    Raises TypeError where `on` is not a region or `quantity` not a function, ValueError for a gain that is not finite.
+    """
+    _check_region(on, "jump")
+    if not callable(quantity):
+        raise TypeError(f"jump: expected a function such as `lambda u: u`, got {type(quantity).__name__}")
+    if not callable(gain) and not (np.ndim(gain) == 0 and np.isfinite(float(gain))):
+        raise ValueError(f"jump: the gain must be a finite number or a function of coordinates, got {gain!r}")
+    return Jump(quantity, on, gain, name or _readable(quantity, f"jump on {on.label}"))
 
 
 def periodic(*axes: str) -> Periodic:

@@ -37,6 +37,24 @@ class ConstrainedFields(eqx.Module):
 
     def __call__(self, point: Float[Array, " d"]) -> Float[Array, " m"]:
         raw = jnp.ravel(self.network(features(self.pde, point)))
+        return self._constrained(point, raw if self.pde.parts == 1 else of_part(self.pde, raw, self._part_at(point)))
+
+    def in_part(self, part: Array) -> Callable:
+        """The fields of the part of the domain with the number `part`, as a function of one point anywhere."""
+
+        def fields(point):
+            raw = jnp.ravel(self.network(features(self.pde, point)))
+            if self.pde.parts == 1:
+                return self._constrained(point, raw)
+            return self._constrained(point, of_part(self.pde, raw, part))
+
+        return fields
+
+    def _part_at(self, point):
+        # Which part it is has no derivative.
+        return self.pde.domain.part_at(jax.lax.stop_gradient(point))
+
+    def _constrained(self, point, raw):
         constraints = self.pde.constraints
         if not any(c.faces or c.regions for c in constraints):
             return raw
@@ -61,6 +79,29 @@ class Constraint:
     bounds: tuple[tuple[float, float], ...]
     faces: tuple[Face, ...] = ()
     regions: tuple[tuple[Region, Callable], ...] = ()
+
+
+def part_ranges(pde) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    """The least and largest inputs of a network in each part of the domain."""
+    lows, highs = [], []
+    for part in pde.domain.parts.values():
+        ends = [[], []]
+        for axis, (low, high) in part.bounds.items():
+            first, last = pde.domain.bounds[axis]
+            periodic = axis in pde.periodic_axes
+            for end, at in zip(ends, (low, high)):
+                s = 2 * (at - first) / (last - first) - 1
+                end += ([-1.0, -1.0] if end is ends[0] else [1.0, 1.0]) if periodic else [s]
+        lows.append(tuple(ends[0]))
+        highs.append(tuple(ends[1]))
+    return tuple(lows), tuple(highs)
+
+
+def of_part(pde, outputs: Array, part) -> Array:
+    """The outputs that belong to one part of the domain, `(outputs, ...)` -> `(fields, ...)`."""
+    # A product, since Taylor mode has no rule for indexing by numbers that are not known.
+    by_part = outputs.reshape(pde.parts, len(pde.fields), *outputs.shape[1:])
+    return jnp.tensordot(jax.nn.one_hot(part, pde.parts, dtype=outputs.dtype), by_part, axes=1)
 
 
 def constrain(pde, network) -> ConstrainedFields:
@@ -160,6 +201,8 @@ def _obstacle(pde, value: Value) -> str:
                 return "it is not a face of a box"
             if not hasattr(value.on, "smooth_distance"):
                 return "its distance function is not known"
+        if pde.parts > 1 and callable(value.targets[target]) and not value.exact:
+            return "its data may have kinks where parts of the domain meet"
         axis = _seam(pde, value, field, target)
         if axis and not value.exact:
             return f"its derivatives jump between the ends of the periodic axis {axis}"

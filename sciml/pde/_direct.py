@@ -59,6 +59,9 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
     start = time.perf_counter()
     known, whole_key, march_key = (jax.random.fold_in(key, i) for i in (2, 3, 4))
     affine, evolves = is_affine(pde, known), bool(initial_groups(pde))
+    if pde.integrals and not affine:
+        # Integrals are tabulated as affine functions of the output.
+        return None
     found: list[Direct] = []
     if affine and evolves and has_waves(pde):
         fast = _march(pde, FAST_TRIAL, None, march_key, start + SHARE * budget)

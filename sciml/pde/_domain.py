@@ -10,14 +10,17 @@ import difflib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+
+if TYPE_CHECKING:
+    from ._subdomains import Subdomains
 
 TIME = "t"
 
@@ -278,6 +281,16 @@ class Box(Domain):
         label = f"{', '.join(axes)} boundary" if axes else "boundary"
         return Pieces(tuple(faces), label)
 
+    def split(self, **cuts: int | Sequence[float]) -> "Subdomains":
+        """The box in parts, `Box(x=(0, 1), y=(0, 1)).split(x=2, y=(0.3, 0.5))`: by axis, how many of equal length or
+        the places where they meet. The parts are called `x0_y0`, `x0_y1`, ...
+
+        Raises ValueError for unknown axes, and unless places increase inside the box.
+        """
+        from ._subdomains import split
+
+        return split(self, cuts)
+
     def normal(self, points: Float[Array, "n d"]) -> Float[Array, "n d"]:
         sides = [(i, self._signs.get(a, 0)) for i, a in enumerate(self.axes) if a in self._signs]
         if len(sides) != 1 or sides[0][1] == 0:
@@ -430,7 +443,13 @@ class Product(Domain):
 
 
 def product(first: Region, second: Region) -> Region:
-    """All combinations of points of two regions; two boxes give a box."""
+    """All combinations of points of two regions; two boxes give a box, subdomains give subdomains."""
+    from ._subdomains import Subdomains
+
+    if isinstance(first, Subdomains):
+        return first.each(lambda part: product(part, second))
+    if isinstance(second, Subdomains):
+        return second.each(lambda part: product(first, part))
     if type(first) is Box and type(second) is Box and not set(first.axes) & set(second.axes):
         if not first.fixed and not second.fixed:
             return Box(**first.bounds, **second.bounds)

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array
 
 from .._loss import Groups, mean_squares
-from ..nn import JoinedFeatures, RandomFeatures, random_features
-from ._constraint import ConstrainedFields
+from ..nn import JoinedFeatures, PartFeatures, RandomFeatures, random_features
+from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
 from ._newton import MAX_STEPS, minimise
 from ._pde import PDE
@@ -52,7 +52,7 @@ def is_affine(pde: PDE, key: Array) -> bool:
 @eqx.filter_jit
 def _affine_gaps(pde: PDE, key: Array) -> dict[str, tuple[Array, Array]]:
     """By residual, how far that of a mixture is from the mixture of the residuals, and how large they are."""
-    one, two = (_filled(random_features(pde.in_size, pde.out_size, 20, 2.0, key=k), k) for k in jax.random.split(key))
+    one, two = (_filled(_drawn(pde, 20, 2.0, k), k) for k in jax.random.split(key))
     batch = pde.points(8, 8)(key)
     first, second, mixed = (
         pde.residuals(pde.model(n), batch) for n in (one, two, lambda x: 0.3 * one(x) + 0.7 * two(x))
@@ -101,7 +101,7 @@ def relative_residual(pde: PDE, fields, key: Array) -> float:
 
 
 def _relative(pde: PDE, losses: dict[str, Array], key: Array) -> float:
-    one = random_features(pde.in_size, pde.out_size, 1, 1.0, key=key)
+    one = _drawn(pde, 1, 1.0, key)
     zero, some = (
         weighted_size(pde, _mean_squares(pde, pde.model(n), _random_points(pde, key))) for n in (one, _filled(one, key))
     )
@@ -111,7 +111,7 @@ def _relative(pde: PDE, losses: dict[str, Array], key: Array) -> float:
 
 def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
     drawn, fitted, checked = jax.random.split(key, 3)
-    network = _with_corners(pde, random_features(pde.in_size, pde.out_size, count, spread, key=drawn))
+    network = _with_corners(pde, _drawn(pde, count, spread, drawn))
     points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
     tables, shape = tabulate(pde, network, points, {}), network.output.shape
 
@@ -123,6 +123,20 @@ def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
     )
     network = eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape)))
     return measured(pde, pde.model(network), checked, spread)
+
+
+def _drawn(pde: PDE, count: int, spread: float, key: Array) -> RandomFeatures:
+    """`count` features for each part of the domain."""
+    if pde.parts == 1:
+        return random_features(pde.in_size, pde.out_size, count, spread, key=key)
+    fields = len(pde.fields)
+
+    @eqx.filter_jit
+    def own(keys, spread):
+        return eqx.filter_vmap(lambda k: random_features(pde.in_size, fields, count, spread, key=k).hidden)(keys)
+
+    hidden = PartFeatures(own(jax.random.split(key, pde.parts), jnp.asarray(spread)), *part_ranges(pde), fields)
+    return RandomFeatures(hidden, jnp.zeros((pde.out_size, count)))
 
 
 def _with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:

@@ -55,7 +55,9 @@ class Plan(NamedTuple):
 
 
 def initial_groups(pde: PDE) -> tuple[str, ...]:
-    """The conditions at the first time; none where `pde` is no evolution from declared values."""
+    """The conditions at the first time; none where `pde` is no evolution from declared values in one piece."""
+    if pde.parts > 1 or pde.integrals:
+        return ()
     if TIME not in pde.axes or TIME in pde.periodic_axes or not _is_product(pde.domain):
         return ()
     first, labels = pde.domain.bounds[TIME][0], []

@@ -12,12 +12,14 @@ from jaxtyping import Array, Float
 from .._loss import Groups
 from .._precision import double_precision
 from . import _checks
-from ._condition import Condition, Derived, Observations, Periodic, Value
+from ._condition import Condition, Derived, Jump, Observations, Periodic, Value
 from ._constraint import ConstrainedFields, Constraint, constrain, exact_values, make_constraints
 from ._derivatives import derivatives
 from ._domain import Domain
-from ._names import Meaning, Normal, Vocabulary, arguments, find_fields
+from ._integral import Integral, check_integral, field_names, integrated
+from ._names import Coordinate, Meaning, Normal, Parameter, Vocabulary, arguments, find_fields
 from ._quantities import demands, field_partials, read
+from ._subdomains import PART, Subdomains, by_part, parts_of
 from ._unknown import Unknown
 
 INTERIOR = "interior"
@@ -43,8 +45,10 @@ class Group:
 
     @property
     def needs_normal(self) -> bool:
-        """Whether a term asks for a derivative along the outward normal."""
-        return any(isinstance(m, Normal) for t in self.terms for m in t.meanings.values())
+        """Whether a term asks for a derivative along the outward normal, or for the two sides of an interface."""
+        return isinstance(self.source, Jump) or any(
+            isinstance(m, Normal) for t in self.terms for m in t.meanings.values()
+        )
 
 
 class PDE:
@@ -52,14 +56,14 @@ class PDE:
 
     **Arguments:** `domain` is where the equations hold. Then, in any order, equations (functions whose
     argument names say what they need) and conditions (`value`, `flux`, `periodic`, `condition`, `observe`,
-    `derived`). `reference` is a known solution for comparison: a function of named coordinates, or an xarray
-    Dataset with the fields as variables and the axes as coordinates. `units` names units of axes and fields.
-    Further keywords are parameters: a number, a function of coordinates (a coefficient field), or
-    `Unknown(initial)`, to be found from observations.
+    `jump`, `derived`, `integral`). `reference` is a known solution for comparison: a function of named coordinates,
+    or an xarray Dataset with the fields as variables and the axes as coordinates. `units` names units of axes and
+    fields. Further keywords are parameters: a number, a function of coordinates (a coefficient field),
+    `Unknown(initial)`, to be found from observations, or on `Subdomains` numbers or functions by part.
 
     An equation's arguments: fields `u`; derivatives `u_t`, `u_xx`, `u_xy`, `u_theta_theta`, `laplacian_u` (over
     all axes but `t`); on a boundary the derivative along the outward normal, `u_n`; coordinates; parameters;
-    derived quantities and their derivatives.
+    derived quantities and their derivatives; integrals by name.
 
     Raises ValueError where a name is unknown, a derivative runs along an axis that does not exist, conditions
     contradict one another or an equation does not return one number per point; TypeError for other objects.
@@ -79,11 +83,15 @@ class PDE:
         self.axes: tuple[str, ...] = tuple(domain.axes)
         self.reference = reference
         self.units = dict(units or {})
-        kinds = (Value, Condition, Periodic, Observations, Derived)
+        kinds = (Value, Condition, Jump, Periodic, Observations, Derived, Integral)
+        parameters = {k: by_part(domain, k, v) if isinstance(v, Mapping) else v for k, v in parameters.items()}
         self.equations = {}
         for equation in (i for i in items if not isinstance(i, kinds)):
             self.equations[_unique(_equation_name(equation, len(self.equations)), self.equations)] = equation
-        self.conditions = tuple(i for i in items if isinstance(i, kinds[:4]))
+        self.conditions = tuple(i for i in items if isinstance(i, kinds[:5]))
+        self.integrals = {i.name: i for i in items if isinstance(i, Integral)}
+        # A network for each part of the domain.
+        self.parts = parts_of(domain)
         self.numbers = {k: v for k, v in parameters.items() if not callable(v)}
         self.derived = {k: v for k, v in parameters.items() if callable(v)}
         for item in items:
@@ -92,11 +100,12 @@ class PDE:
         self.unknowns = {k: v for k, v in self.numbers.items() if isinstance(v, Unknown)}
         self.fields = self._find_fields()
         names = (*self.fields, *self.derived)
-        self.vocabulary = Vocabulary(self.axes, tuple(self.numbers), names)
+        self.vocabulary = Vocabulary(self.axes, self._given, names)
         self.derived_meanings = {
             name: self._meanings(function, f"derived quantity '{name}'") for name, function in self.derived.items()
         }
         _checks.check_cycles(self.derived_meanings)
+        self.integral_meanings = {name: self._integrand_meanings(i) for name, i in self.integrals.items()}
         self.groups = {group.label: group for group in self._make_groups()}
         self._check_shapes()
         with double_precision():
@@ -117,6 +126,7 @@ class PDE:
             "equations": self.equations,
             "numbers": self.numbers,
             "derived": self.derived,
+            "integrals": {n: i.integrand for n, i in self.integrals.items()},
             "conditions": {g.label: {t.name: t.function for t in g.terms} for g in self.groups.values() if g.source},
         }
 
@@ -129,8 +139,8 @@ class PDE:
 
     @property
     def out_size(self) -> int:
-        """The outputs of a network: one per field."""
-        return len(self.fields)
+        """The outputs of a network: one per field, on subdomains those of the first part before those of the next."""
+        return len(self.fields) * self.parts
 
     @cached_property
     def periodic_axes(self) -> tuple[str, ...]:
@@ -145,7 +155,8 @@ class PDE:
         """The fields as a function of one point `(d,)` -> `(number of fields,)`: `network` with its inputs
         scaled to [-1, 1] and the exact conditions applied, beside the unknown parameters.
 
-        `network` maps `(in_size,)` to `(out_size,)` (or to a scalar where there is one field).
+        `network` maps `(in_size,)` to `(out_size,)` (or to a scalar where there is one field). On subdomains the fields
+        at a point are those of the part that it lies in.
         """
         _checks.check_network(self, network)
         return constrain(self, network)
@@ -213,6 +224,10 @@ class PDE:
 
         def one(point, normal, measurement):
             meanings = {n: m for term in group.terms for n, m in term.meanings.items()}
+            if isinstance(group.source, Jump):
+                parts = jax.vmap(self.domain.part_at)(self.domain.sides(point, normal))
+                before, behind = (self.evaluate(meanings, model, point, normal, part) for part in parts)
+                return {term.name: term.function(before, behind) for term in group.terms}
             values = self.evaluate(meanings, model, point, normal)
             extra = {"measured": measurement}
             return {
@@ -228,14 +243,36 @@ class PDE:
         model: Callable,
         point: Float[Array, " d"],
         normal: Any = None,
+        part: Any = None,
     ) -> dict[str, Array | float]:
-        """The number that each name stands for at one point, all derivatives in one sweep."""
+        """The number that each name stands for at one point, all derivatives in one sweep; on subdomains in the part
+        with the number `part`, by default that of the point.
+        """
+        numbers = self.parameters(model)
+        fields = model
+        if self.parts > 1:
+            part = self.domain.part_at(point) if part is None else part
+            numbers[PART] = part
+            # Functions that are no networks, such as known solutions, are what they are in each part.
+            fields = model.in_part(part) if isinstance(model, ConstrainedFields) else model
         partials = field_partials(self, demands(self, meanings.values()))
         found = {}
         if partials:
-            sweep = derivatives(lambda p: self._as_vector(model(p)), point, partials)
+            sweep = derivatives(lambda p: self._as_vector(fields(p)), point, partials)
             found = {f: {p: v[i] for p, v in sweep.items()} for i, f in enumerate(self.fields)}
-        return read(self, meanings, found, point, normal, self.parameters(model))
+        for name in self.integrals_in(meanings):
+            numbers[name] = self.integrated(name, model, point)
+        return read(self, meanings, found, point, normal, numbers)
+
+    def integrated(self, name: str, model: Callable, point: Float[Array, " d"]) -> Array:
+        """An integral of the PDE at one point."""
+        return integrated(self, self.integrals[name], self.integral_meanings[name], model, point)
+
+    def integrals_in(self, meanings: Mapping[str, Meaning]) -> tuple[str, ...]:
+        """The integrals that are asked for."""
+        every = (m for ms in (meanings, *self.derived_meanings.values()) for m in ms.values())
+        asked = {m.name for m in every if isinstance(m, Parameter)}
+        return tuple(n for n in self.integrals if n in asked)
 
     def _as_vector(self, output) -> Float[Array, " m"]:
         output = jnp.ravel(output)
@@ -261,15 +298,35 @@ class PDE:
                 declared += [t for t in item.targets if "_" not in t]
             elif isinstance(item, Condition):
                 names += arguments(item.equation, f"condition '{item.name}'")
+            elif isinstance(item, Jump):
+                names += arguments(item.quantity, f"'{item.name}'")
             elif isinstance(item, Observations):
                 declared += item.values
-        fields = find_fields(names, declared, self.axes, (*self.numbers, *self.derived))
+        for item in self.integrals.values():
+            check_integral(self, item)
+            names += field_names(item)
+            # An equation may ask for nothing but the field and its integral.
+            declared += [n for n in field_names(item) if "_" not in n]
+        fields = find_fields(names, declared, self.axes, (*self._given, *self.derived))
         if not fields:
             raise ValueError(
                 "no field found: an equation must ask for a derivative, as in `def poisson(u_xx, u_yy)`, along "
                 f"the axes of the domain: {', '.join(self.axes)}"
             )
         return fields
+
+    @property
+    def _given(self) -> tuple[str, ...]:
+        """What equations may ask for that is neither a coordinate nor a field nor derived from them."""
+        return (*self.numbers, *self.integrals, *((PART,) if self.parts > 1 else ()))
+
+    def _integrand_meanings(self, wanted: Integral) -> dict[str, Meaning]:
+        where = f"integral '{wanted.name}'"
+        meanings = {n: self.vocabulary.meaning(n, where) for n in field_names(wanted)}
+        nested = [n for n in meanings if n in self.integrals]
+        if nested:
+            raise ValueError(f"{where} depends on the integral '{nested[0]}'; write one integral over both variables")
+        return {n: m for n, m in meanings.items() if not isinstance(m, Coordinate)}
 
     def _meanings(self, function, where, skip=()) -> dict[str, Meaning]:
         names = [n for n in arguments(function, where) if n not in skip]
@@ -290,7 +347,11 @@ class PDE:
             yield Group(label, region, tuple(self._condition_terms(item, place)), item)
 
     def _condition_terms(self, item, place):
-        if isinstance(item, Condition):
+        if isinstance(item, Jump):
+            if not isinstance(self.domain, Subdomains):
+                raise ValueError(f"'{place}': nothing jumps inside one domain; make the domain of Subdomains")
+            yield self._jump_term(item, place)
+        elif isinstance(item, Condition):
             yield Term(place, item.equation, self._meanings(item.equation, f"condition '{place}'"))
         elif isinstance(item, Value):
             for target, data in item.targets.items():
@@ -307,13 +368,27 @@ class PDE:
             meanings |= _checks.only_known(self._meanings(data, where), where)
         return Term(f"{target} on {place}", _Difference(target, data), meanings)
 
+    def _jump_term(self, item: Jump, place: str) -> Term:
+        where = f"'{place}'"
+        meanings, gain = self._meanings(item.quantity, where), {}
+        if callable(item.gain):
+            gain = _checks.only_known(self._meanings(item.gain, where), where)
+        return Term(place, _Gain(item.quantity, tuple(meanings), item.gain, tuple(gain)), meanings | gain)
+
     def _check_shapes(self) -> None:
         number = jax.ShapeDtypeStruct((), jnp.result_type(float))
         for group in self.groups.values():
             for term in group.terms:
                 if isinstance(term.function, _Misfit):
                     continue
-                _checks.check_scalar(term.name, term.function, {n: number for n in term.meanings})
+                if isinstance(term.function, _Gain):
+                    own = {n: number for n in term.function.names}
+                    _checks.check_scalar(term.name, term.function.quantity, own)
+                else:
+                    _checks.check_scalar(term.name, term.function, {n: number for n in term.meanings})
+        for name, wanted in self.integrals.items():
+            own = {n: number for n in arguments(wanted.integrand, name)}
+            _checks.check_scalar(f"integral '{name}'", wanted.integrand, own)
 
 
 @dataclass(frozen=True)
@@ -330,6 +405,21 @@ class _Difference:
         if not callable(self.data):
             return self.data
         return self.data(**{n: values[n] for n in arguments(self.data, self.target)})
+
+
+@dataclass(frozen=True)
+class _Gain:
+    """What a quantity gains from before an interface to behind it, minus what it should."""
+
+    quantity: Callable
+    names: tuple[str, ...]
+    gain: Any
+    gain_names: tuple[str, ...]
+
+    def __call__(self, before, behind):
+        first, second = (self.quantity(**{n: side[n] for n in self.names}) for side in (before, behind))
+        gain = self.gain(**{n: before[n] for n in self.gain_names}) if callable(self.gain) else self.gain
+        return second - first - gain
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._loss import Groups
+from ._condition import Jump
 from ._constraint import features as inputs_at
+from ._constraint import of_part
 from ._derivatives import Partial, derivatives
 from ._pde import INTERIOR, PDE, Group
 from ._quantities import demands, field_partials, read
+from ._subdomains import PART
 
 # Residuals of conditions count this much more than those of equations, whose derivatives make them larger.
 CONDITION_WEIGHT = 100.0
@@ -26,9 +29,16 @@ CONDITION_WEIGHT = 100.0
 Given = Mapping[str, Array]
 
 
+# Points whose integrals are tabulated at once.
+CHUNK = 64
+
+
 class Table(eqx.Module):
     """The fields' partial derivatives at the points of a group: those without the network, `base`, and those of each
     feature in each field, `basis` (of all fields, if it is the same for them).
+
+    Of an interface, fields are those before it and those behind it; `part` says in which part of the domain they are.
+    Integrals, by name, are affine in the output too: `total` without the network, and by `share` of each output.
     """
 
     points: Float[Array, "n d"]
@@ -36,6 +46,9 @@ class Table(eqx.Module):
     known: Float[Array, "n terms"]
     base: dict[Partial, Float[Array, "n fields"]]
     basis: dict[Partial, Float[Array, "n shared features"]]
+    part: Int[Array, "n sides"]
+    total: dict[str, Float[Array, "n 1"]]
+    share: dict[str, Float[Array, "n outputs features"]]
 
 
 @eqx.filter_jit
@@ -45,94 +58,154 @@ def tabulate(pde: PDE, network: Any, batch: Groups, given: Given) -> dict[str, T
 
 
 @eqx.filter_jit
-def residual_rows(pde: PDE, tables: dict[str, Table], output: Float[Array, "fields features"]) -> Float[Array, " rows"]:
+def residual_rows(
+    pde: PDE, tables: dict[str, Table], output: Float[Array, "outputs features"]
+) -> Float[Array, " rows"]:
     """The weighted residuals of all groups at their points; their squares add up to weighted mean squares."""
     rows = []
     for label, table in tables.items():
-        terms = jax.vmap(_terms(pde, label))(_fields(table, output), table.points, table.normals, table.known)
+        terms = _at_points(_terms(pde, label), table)(_fields(pde, table, output))
         rows.append(_weight(label, len(table.points)) * terms.ravel())
     return jnp.concatenate(rows)
 
 
 @eqx.filter_jit
 def jacobian_rows(
-    pde: PDE, tables: dict[str, Table], output: Float[Array, "fields features"]
-) -> Float[Array, "rows outputs"]:
+    pde: PDE, tables: dict[str, Table], output: Float[Array, "outputs features"]
+) -> Float[Array, "rows entries"]:
     """The derivatives of `residual_rows` by the entries of `output`."""
     rows = []
     for label, table in tables.items():
-        slopes = _slopes(pde, label, table, _fields(table, output))
-        rows.append(_by_output(label, table, slopes, output.shape))
+        slopes = _at_points(jax.jacrev(_terms(pde, label)), table)(_fields(pde, table, output))
+        rows.append(_by_output(pde, label, table, slopes, output.shape))
     return jnp.concatenate(rows)
 
 
 @eqx.filter_jit
 def linearised_rows(
     pde: PDE, tables: dict[str, Table], shape: tuple[int, int], fields: Callable
-) -> tuple[Float[Array, "rows outputs"], Float[Array, " rows"]]:
+) -> tuple[Float[Array, "rows entries"], Float[Array, " rows"]]:
     """A matrix A and a vector b: the output with the smallest |A output - b| is that of Newton's step from other
     fields, which need not be made of these features: `fields(point, partials)` returns their partial derivatives.
     """
     rows, right = [], []
     for label, table in tables.items():
         at = jax.vmap(lambda p, table=table: fields(p, tuple(table.base)))(table.points)
-        residuals = jax.vmap(_terms(pde, label))(at, table.points, table.normals, table.known)
-        slopes = _slopes(pde, label, table, at)
-        from_base = sum(jnp.einsum("ntf,nf->nt", slopes[p], at[p] - base) for p, base in table.base.items())
-        rows.append(_by_output(label, table, slopes, shape))
+        residuals = _at_points(_terms(pde, label), table)((at, {}))
+        slopes = _at_points(jax.jacrev(_terms(pde, label)), table)((at, {}))
+        from_base = sum(jnp.einsum("ntf,nf->nt", slopes[0][p], at[p] - base) for p, base in table.base.items())
+        rows.append(_by_output(pde, label, table, slopes, shape))
         right.append(_weight(label, len(table.points)) * (from_base - residuals).ravel())
     return jnp.concatenate(rows), jnp.concatenate(right)
 
 
 def _table(pde: PDE, network, group: Group, points, given: Given) -> Table:
-    partials = field_partials(pde, demands(pde, (m for t in group.terms for m in t.meanings.values())))
+    meanings = {n: m for t in group.terms for n, m in t.meanings.items()}
+    partials = field_partials(pde, demands(pde, meanings.values()))
     size = network.output.shape[0]
     nothing, unit = (pde.model(lambda inputs, v=v: jnp.full(size, v, inputs.dtype)) for v in (0.0, 1.0))
     shared = not any(c.faces or c.regions for c in pde.constraints)
 
-    def in_fields(point):
+    def in_fields(point, part):
         features = network.hidden(inputs_at(pde, point))
-        return features[None] if shared else (unit(point) - nothing(point))[:, None] * features
+        features = features[None] if features.ndim == 1 else of_part(pde, features, part)
+        return features if shared else (unit.in_part(part)(point) - nothing.in_part(part)(point))[:, None] * features
 
     normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)
     known = given.get(group.label, jnp.zeros((len(points), 0)))
-    base = jax.vmap(lambda p: derivatives(nothing, p, partials))(points)
-    return Table(points, normals, known, base, jax.vmap(lambda p: derivatives(in_fields, p, partials))(points))
+    part = _parts(pde, group, points, normals)
+
+    def of_sides(function):
+        def one(point, parts):
+            found = [derivatives(lambda p, k=k: function(p, k), point, partials) for k in parts]
+            return {p: jnp.concatenate([f[p] for f in found]) for p in partials}
+
+        return jax.vmap(one)(points, part)
+
+    base, basis = of_sides(lambda p, k: nothing.in_part(k)(p)), of_sides(in_fields)
+    total, share = _integrals(pde, network, pde.integrals_in(meanings), points)
+    return Table(points, normals, known, base, basis, part, total, share)
 
 
-def _fields(table: Table, output) -> dict[Partial, Float[Array, "n fields"]]:
-    """The fields' partial derivatives for an output."""
+def _parts(pde: PDE, group: Group, points, normals) -> Int[Array, "n sides"]:
+    if pde.parts == 1:
+        return jnp.zeros((len(points), 1), int)
+    domain: Any = pde.domain
+    if isinstance(group.source, Jump):
+        return jax.vmap(lambda p, n: jax.vmap(domain.part_at)(domain.sides(p, n)))(points, normals)
+    return jax.vmap(domain.part_at)(points)[:, None]
+
+
+def _integrals(pde: PDE, network, names, points):
+    """Integrals at the points without the network, and their derivatives by its output."""
+
+    def at(point, name, output):
+        return pde.integrated(name, pde.model(eqx.tree_at(lambda n: n.output, network, output)), point)
+
+    nothing = jnp.zeros_like(network.output)
+    total, share = {}, {}
+    for name in names:
+        both = jax.value_and_grad(lambda output, point, name=name: at(point, name, output))
+        values, share[name] = jax.lax.map(lambda p, both=both: both(nothing, p), points, batch_size=CHUNK)
+        total[name] = values[:, None]
+    return total, share
+
+
+def _owners(pde: PDE, table: Table) -> Int[Array, "n fields"]:
+    """The output that each field of a table is of."""
+    fields = len(pde.fields)
+    return (table.part[:, :, None] * fields + jnp.arange(fields)).reshape(len(table.points), -1)
+
+
+def _fields(pde: PDE, table: Table, output):
+    """The fields' partial derivatives, and the integrals, for an output."""
 
     def one(base, basis):
+        if pde.parts > 1:
+            return base + jnp.einsum("nck,nck->nc", basis, output[_owners(pde, table)])
         if basis.shape[1] == 1:
             return base + basis[:, 0] @ output.T
         return base + jnp.einsum("nfk,fk->nf", basis, output)
 
-    return {p: one(base, table.basis[p]) for p, base in table.base.items()}
+    partials = {p: one(base, table.basis[p]) for p, base in table.base.items()}
+    return partials, {n: t + jnp.einsum("nok,ok->n", table.share[n], output)[:, None] for n, t in table.total.items()}
 
 
-def _by_output(label: str, table: Table, slopes, shape) -> Float[Array, "rows outputs"]:
+def _by_output(pde: PDE, label: str, table: Table, slopes, shape) -> Float[Array, "rows entries"]:
     """The derivatives of a group's weighted residuals by the output, from those by the fields' derivatives."""
+    by_partial, by_integral = slopes
     # By point, term, field and feature: the sum over the partial derivatives.
-    parts = [slopes[p][..., None] * basis[:, None] for p, basis in table.basis.items()]
-    found = jnp.broadcast_to(sum(parts), (*parts[0].shape[:2], *shape))
+    parts: Any = sum(by_partial[p][..., None] * basis[:, None] for p, basis in table.basis.items())
+    if pde.parts > 1 and table.basis:
+        parts = jnp.einsum("ntck,nco->ntok", parts, jax.nn.one_hot(_owners(pde, table), shape[0], dtype=parts.dtype))
+    found: Any = parts + sum(slope[..., None] * table.share[n][:, None] for n, slope in by_integral.items())
+    found = jnp.broadcast_to(found, (*found.shape[:2], *shape))
     return _weight(label, len(table.points)) * found.reshape(-1, shape[0] * shape[1])
 
 
-def _slopes(pde: PDE, label: str, table: Table, fields) -> dict[Partial, Float[Array, "n terms fields"]]:
-    """The derivatives of the residuals by the fields' partial derivatives."""
-    return jax.vmap(jax.jacrev(_terms(pde, label)))(fields, table.points, table.normals, table.known)
+def _at_points(function: Callable, table: Table) -> Callable:
+    """A function of the fields and integrals of one point as one of those of all points of a table."""
+    return lambda fields: jax.vmap(function)(fields, table.points, table.normals, table.known, table.part)
 
 
 def _terms(pde: PDE, label: str):
-    """The residuals of a group at a point, from the fields' partial derivatives there."""
+    """The residuals of a group at a point, from the fields' partial derivatives and the integrals there."""
     group = pde.groups[label]
     meanings = {n: m for t in group.terms for n, m in t.meanings.items()}
-    numbers = {n: v for n, v in pde.numbers.items()}
 
-    def at_point(partials, point, normal, known):
+    def side(partials, totals, point, normal, part):
+        numbers = dict(pde.numbers) | {n: t[0] for n, t in totals.items()}
+        numbers |= {PART: part} if pde.parts > 1 else {}
         found = {f: {p: v[i] for p, v in partials.items()} for i, f in enumerate(pde.fields)}
-        values = read(pde, meanings, found, point, normal, numbers)
+        return read(pde, meanings, found, point, normal, numbers)
+
+    def at_point(fields, point, normal, known, part):
+        partials, totals = fields
+        if isinstance(group.source, Jump):
+            halves = [{p: jnp.split(v, 2)[i] for p, v in partials.items()} for i in (0, 1)]
+            before, behind = (side(half, totals, point, normal, k) for half, k in zip(halves, part))
+            return jnp.stack([jnp.asarray(t.function(before, behind)) for t in group.terms])
+        values = side(partials, totals, point, normal, part[0])
         if known.size:
             return jnp.stack([values[t.function.target] for t in group.terms]) - known  # pyright: ignore
         return jnp.stack([jnp.asarray(t.function(**{n: values[n] for n in t.meanings})) for t in group.terms])

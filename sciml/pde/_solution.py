@@ -242,6 +242,7 @@ KINDS = (
     nn.TanhFeatures,
     nn.WaveFeatures,
     nn.CornerFeatures,
+    nn.PartFeatures,
 )
 
 

@@ -15,9 +15,10 @@ from .._fit import fit
 from .._loss import weighted
 from .._precision import double_precision
 from .._progress import busy
-from ..nn import mlp
+from ..nn import PartNetworks, mlp
 from ..optim import self_scaled_broyden
 from ._condition import Observations
+from ._constraint import part_ranges
 from ._direct import Direct, solve_directly
 from ._linear import relative_residual
 from ._pde import PDE
@@ -157,15 +158,26 @@ def _conditions(pde: PDE) -> dict[str, Any]:
 
 
 def default_points(pde: PDE) -> int:
-    """How many interior points `solve` takes: fewer where data limit the accuracy, to take more steps."""
+    """How many interior points `solve` takes: fewer where data limit the accuracy or points cost more."""
+    if pde.integrals:
+        # Each point has an integral of its own.
+        return 512
     return 2048 if pde.unknowns else 4096
 
 
 def default_network(pde: PDE, key: Array) -> Callable:
     """The network that `solve` takes if none is given."""
-    width = 20 if pde.in_size <= 2 and pde.out_size == 1 else 30
+    fields = len(pde.fields)
+    width = 20 if pde.in_size <= 2 and fields == 1 else 30
+
+    @eqx.filter_jit
+    def draw(key):
+        return mlp(pde.in_size, fields, width, 3, key=key)
+
     # Compiled as one program: a dozen small ones would take two seconds.
-    return nondimensional(pde, eqx.filter_jit(mlp)(pde.in_size, pde.out_size, width, 3, key=key))
+    if pde.parts == 1:
+        return nondimensional(pde, draw(key))
+    return PartNetworks(eqx.filter_vmap(draw)(jax.random.split(key, pde.parts)), *part_ranges(pde))
 
 
 def default_optimiser(fields) -> optax.GradientTransformation:
@@ -195,6 +207,9 @@ def _cast(model):
 def _describe(network) -> str:
     if isinstance(network, ScaledOutput):
         return f"{_describe(network.network)}, its output in units of {', '.join(f'{s:.3g}' for s in network.sizes)}"
+    if isinstance(network, PartNetworks):
+        members: Any = network.networks
+        return f"{len(network.low)} networks {_describe(members)}, one for each part of the domain"
     if isinstance(network, eqx.nn.MLP):
         return f"MLP {network.in_size}-{'-'.join([str(network.width_size)] * network.depth)}-{network.out_size}"
     return type(network).__name__
