@@ -21,7 +21,7 @@ import sciml
 from sciml import PDE, Box, periodic, value
 
 EXPECTED = {"relative_l2": 1e-5}
-BUDGET = 180.0
+BUDGET = 300.0
 
 
 def problem(nu: float = 1e-4, modes: int = 4096) -> PDE:

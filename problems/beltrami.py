@@ -15,7 +15,7 @@ import numpy as np
 from sciml import PDE, Box, value
 
 EXPECTED = {"relative_l2": 1e-6}
-BUDGET = 60.0
+BUDGET = 120.0
 
 
 def problem(a: float = 1.0, d: float = 1.0) -> PDE:

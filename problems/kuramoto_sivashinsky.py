@@ -21,7 +21,7 @@ import sciml
 from sciml import PDE, Box, periodic, value
 
 EXPECTED = {"relative_l2": 1e-2}
-BUDGET = 120.0
+BUDGET = 600.0
 
 
 def problem(end: float = 1.0, modes: int = 512) -> PDE:

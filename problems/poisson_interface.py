@@ -1,9 +1,10 @@
 """Poisson's equation in a square with a disc of another material.
 
--div(k grad u) = f on (-1, 1)^2, with k = 1 around and k = contrast in a disc of the given radius, off the centre. Across
-its edge the potential u and the flux k u_n are continuous, and u_n is not. The solution is that of a cylinder in a
-uniform field (Jackson, Classical Electrodynamics, section 4.4) plus a source f = -9 r for u = r^3 / k + constant, which
-LeVeque & Li (SIAM J. Numer. Anal. 31, 1994) take; it is the reference, without error, and the values on the square.
+-div(k grad u) = f on (-1, 1)^2, with k = 1 around and k = contrast in a disc of the given radius, off the centre.
+Across its edge the potential u and the flux k u_n are continuous, and u_n is not. The solution is that of a cylinder in
+a uniform field (Jackson, Classical Electrodynamics, section 4.4) plus that of a source f = -9 r, u = r^3 / k and a
+constant, which LeVeque & Li (SIAM J. Numer. Anal. 31, 1994) take; it is the reference, without error, and gives the
+values on the square.
 
 PINNacle's Poisson2d-MS (Hao et al., NeurIPS 2024) has a coefficient that jumps too, but asks for no continuity of the
 flux, so that a smooth network solves another problem than the one that the equation means.

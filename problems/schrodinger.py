@@ -20,7 +20,7 @@ import sciml
 from sciml import PDE, Box, periodic, value
 
 EXPECTED = {"relative_l2": 1e-6}
-BUDGET = 60.0
+BUDGET = 120.0
 END = np.pi / 2
 
 

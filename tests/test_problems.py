@@ -120,7 +120,7 @@ def test_symmetries_of_navier_stokes():
 @pytest.mark.parametrize("name", [*NAMES, *OPERATORS])
 def test_card(name):
     card = read_card(sciml.problems()[name])
-    assert card.expected and card.budget in (20.0, 30.0, 60.0, 120.0, 180.0)
+    assert card.expected and card.budget in (20.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600.0)
     lines = card.path.read_text().splitlines()
     assert len(lines) <= 110
     imported = [n for n in ast.walk(ast.parse(card.path.read_text())) if isinstance(n, ast.Import | ast.ImportFrom)]

@@ -32,8 +32,8 @@ class TanhFeatures(eqx.Module):
 
 
 class CornerFeatures(eqx.Module):
-    """`(2,) -> (features,)`: r^a cos(a angle) and r^a sin(a angle), and these times r^2, around corners, for the
-    exponents a of each.
+    """`(2,) -> (features,)`: the real and the imaginary part of z^a, where z = r exp(i angle), and these times r^2,
+    around corners, for the exponents a of each. Where `logarithm` is 1 it is z^a log(z) instead.
 
     `place` are the corners, `scale` the length of a unit of each input, `direction` where the angle is zero, opposite
     to which it jumps.
@@ -43,6 +43,7 @@ class CornerFeatures(eqx.Module):
     scale: Float[Array, " 2"]
     direction: Float[Array, " corners"]
     exponent: Float[Array, "corners exponents"]
+    logarithm: Float[Array, "corners exponents"]
 
     def __call__(self, x: Float[Array, " 2"]) -> Float[Array, " features"]:
         right, up = ((x - self.place) * self.scale).T
@@ -50,9 +51,12 @@ class CornerFeatures(eqx.Module):
         ahead, left = cosine * right + sine * up, cosine * up - sine * right
         # The corner itself is a point of the domain.
         squared = ahead * ahead + left * left + 1e-30
-        angle = self.exponent * jnp.arctan2(left, ahead)[:, None]
-        size = jnp.exp(0.5 * self.exponent * jnp.log(squared)[:, None])
-        waves = jnp.concatenate([size * jnp.cos(angle), size * jnp.sin(angle)], axis=1)
+        angle, logarithm = jnp.arctan2(left, ahead)[:, None], 0.5 * jnp.log(squared)[:, None]
+        size = jnp.exp(self.exponent * logarithm)
+        real, imaginary = size * jnp.cos(self.exponent * angle), size * jnp.sin(self.exponent * angle)
+        # Times log(z), or 1.
+        by, turn = 1 + self.logarithm * (logarithm - 1), self.logarithm * angle
+        waves = jnp.concatenate([real * by - imaginary * turn, real * turn + imaginary * by], axis=1)
         return jnp.concatenate([jnp.ravel(waves), jnp.ravel(waves * squared[:, None])])
 
 

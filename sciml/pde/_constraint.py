@@ -315,15 +315,22 @@ def _reader(pde, data, target) -> Callable:
     return read
 
 
+def factors(pde, point: Float[Array, " d"]) -> Float[Array, " fields"]:
+    """What the outputs of a network are multiplied by, for each field: zero where conditions hold exactly."""
+    return jnp.stack([jnp.asarray(_factor(c, point), point.dtype) for c in pde.constraints])
+
+
 def _constrained(c: Constraint, point, raw, numbers):
-    if c.regions:
-        return _by_distance(c, point, raw, numbers)
-    if not c.faces:
+    if not (c.faces or c.regions):
         return raw
-    lift, vanish = _lift(c, numbers), 1.0
-    for axis in sorted({f.axis for f in c.faces}):
-        vanish = vanish * _vanishing(c, axis, point[axis])
-    return lift(point) + vanish * raw
+    lift = _lift_by_distance(c, point, numbers) if c.regions else _lift(c, numbers)(point)
+    return lift + _factor(c, point) * raw
+
+
+def _factor(c: Constraint, point):
+    if c.regions:
+        return _multiply(_distances(c, point))
+    return _multiply([_vanishing(c, axis, point[axis]) for axis in sorted({f.axis for f in c.faces})])
 
 
 def _sides(c: Constraint, axis: int):
@@ -428,21 +435,22 @@ def _corrected(lift, c: Constraint, axis: int, numbers) -> Callable:
     return corrected
 
 
-def _by_distance(c: Constraint, point, raw, numbers):
+def _distances(c: Constraint, point) -> list:
+    """Functions that vanish on the regions and on the faces, relative to the size of the domain."""
     low, high = np.array(c.bounds).T
     size = float(np.max(high - low))
-    parts = [(region.smooth_distance(point) / size, read) for region, read in c.regions]
-    for face in c.faces:
-        if face.order == 1:
-            raise ValueError("an exact derivative on a face cannot be joined with an exact value by distance")
-        parts.append((jnp.abs(point[face.axis] - face.at) / size, face.data))
-    distances = [d for d, _ in parts]
-    weights = []
-    for i in range(len(parts)):
-        weights.append(_multiply([d for j, d in enumerate(distances) if j != i]))
+    if any(face.order == 1 for face in c.faces):
+        raise ValueError("an exact derivative on a face cannot be joined with an exact value by distance")
+    faces = [jnp.abs(point[face.axis] - face.at) / size for face in c.faces]
+    return [region.smooth_distance(point) / size for region, _ in c.regions] + faces
+
+
+def _lift_by_distance(c: Constraint, point, numbers):
+    distances = _distances(c, point)
+    reads = [read for _, read in c.regions] + [face.data for face in c.faces]
+    weights = [_multiply(distances[:i] + distances[i + 1 :]) for i in range(len(distances))]
     total = sum(weights) + jnp.finfo(point.dtype).tiny
-    lift = sum(w * read(point, numbers) for w, (_, read) in zip(weights, parts)) / total
-    return lift + _multiply(distances) * raw
+    return sum(w * read(point, numbers) for w, read in zip(weights, reads)) / total
 
 
 def _multiply(factors):

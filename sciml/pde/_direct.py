@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array
 
 from ._condition import Observations
-from ._linear import ENOUGH, Fit, is_affine, measured, solve_whole
+from ._linear import ENOUGH, MANY, Fit, is_affine, measured, solve_whole
 from ._march import Plan, has_waves, initial_groups, march
 from ._pde import PDE
 
@@ -66,10 +66,12 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
     if affine and evolves and has_waves(pde):
         fast = _march(pde, FAST_TRIAL, None, march_key, start + SHARE * budget)
         found += [fast.direct] if fast is not None else []
-    if not _enough(found) and (affine or not evolves):
+    # In many dimensions windows would have too few features: one solution for all time makes more of them.
+    many = len(pde.axes) >= MANY
+    if not _enough(found) and (affine or not evolves or many):
         left = budget - (time.perf_counter() - start)
         found.append(_whole(pde, whole_key, left if affine else SHARE * left, affine))
-    if evolves and budget >= LONG and not _enough(found):
+    if evolves and not many and budget >= LONG and not _enough(found):
         for better in _marched(pde, march_key, start + SHARE * budget):
             found.append(better)
             if _enough(found):

@@ -20,14 +20,14 @@ from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
 from ._newton import MAX_STEPS, minimise
 from ._pde import PDE
-from ._rows import jacobian_rows, residual_rows, tabulate, weighted_size
+from ._rows import jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
 
 SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 # Of four inputs or more: the argument of a feature adds up over them.
-SPREADS_OF_MANY = (0.15, 0.25, 0.5, 1.0, 2.0)
+SPREADS_OF_MANY = (0.25, 0.15, 0.5, 1.0, 2.0)
 MANY = 4
 TRIAL_FEATURES = 500
-FEATURES = (1500, 3000)
+FEATURES = (1500, 3000, 5000)
 POINTS_PER_FEATURE = 3
 # Residuals smaller than this share of those of a feature are rounding errors.
 ROUNDING = 1e-9
@@ -36,12 +36,15 @@ ENOUGH = 1e-7
 
 
 class Fit(NamedTuple):
-    """The fields found, the root mean square residual left relative to that of zero output, and the features' scale."""
+    """The fields found, the root mean square residual left relative to that of zero output, the features' scale, mean
+    squares by residual, and the seconds that matrices were factored.
+    """
 
     fields: ConstrainedFields
     residual: float
     spread: float
     losses: dict[str, float]
+    factoring: float = 0.0
 
 
 def is_affine(pde: PDE, key: Array) -> bool:
@@ -82,9 +85,10 @@ def solve_whole(pde: PDE, key: Array, budget: float, affine: bool) -> Fit:
             began = time.perf_counter()
             full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, len(spreads) + i))
             best = min(best, full, key=lambda t: t.residual)
-            took = time.perf_counter() - began
-            # Twice the features take up to eight times as long.
-            if best.residual <= ENOUGH or time.perf_counter() - start + 8 * took > budget:
+            # Factors take time by the cube of the features, and compilation as long again.
+            longer = (FEATURES[min(i + 1, len(FEATURES) - 1)] / count) ** 3 - 1
+            expected = time.perf_counter() - began + longer * full.factoring
+            if best.residual <= ENOUGH or time.perf_counter() - start + expected > budget:
                 return best
     return best
 
@@ -102,11 +106,14 @@ def relative_residual(pde: PDE, fields, key: Array) -> float:
 
 def _relative(pde: PDE, losses: dict[str, Array], key: Array) -> float:
     one = _drawn(pde, 1, 1.0, key)
-    zero, some = (
-        weighted_size(pde, _mean_squares(pde, pde.model(n), _random_points(pde, key))) for n in (one, _filled(one, key))
-    )
+    others = (_mean_squares(pde, pde.model(n), _random_points(pde, key)) for n in (one, _filled(one, key)))
+    return _relative_size(pde, losses, *others)
+
+
+def _relative_size(pde: PDE, losses, of_zero, of_some) -> float:
+    found, zero, some = (weighted_size(pde, m) for m in (losses, of_zero, of_some))
     # Where zero output is the solution up to rounding, its residual is no measure.
-    return weighted_size(pde, losses) / max(zero, ROUNDING * some, np.finfo(float).tiny)
+    return found / max(zero, ROUNDING * some, np.finfo(float).tiny)
 
 
 def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
@@ -122,7 +129,16 @@ def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
         steps=1 if affine else MAX_STEPS,
     )
     network = eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape)))
-    return measured(pde, pde.model(network), checked, spread)
+    return _checked(pde, network, checked, spread)._replace(factoring=found.seconds)
+
+
+def _checked(pde: PDE, network: RandomFeatures, key: Array, spread: float) -> Fit:
+    """As `measured`, by tables, which take less time to compile."""
+    tables = tabulate(pde, network, _random_points(pde, key), {})
+    zero, some = jnp.zeros_like(network.output), jnp.zeros_like(network.output).at[:, 0].set(1.0)
+    losses, *others = (mean_square_rows(pde, tables, output) for output in (network.output, zero, some))
+    residual = _relative_size(pde, losses, *others)
+    return Fit(pde.model(network), residual, spread, {n: float(v) for n, v in losses.items()})
 
 
 def _drawn(pde: PDE, count: int, spread: float, key: Array) -> RandomFeatures:

@@ -3,6 +3,7 @@
 Everything is in double precision on the host: LAPACK's factors, and residuals and Jacobians that are compiled.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,11 +70,14 @@ class Normal:
 
 
 class Minimum(NamedTuple):
-    """Where the residuals are smallest, their norm there, and factors that the next problem may begin with."""
+    """Where the residuals are smallest, their norm there, factors that the next problem may begin with, and the seconds
+    that factors took.
+    """
 
     point: np.ndarray
     size: float
     factored: Factored | Normal | None
+    seconds: float
 
 
 def minimise(
@@ -93,11 +97,14 @@ def minimise(
     point, values = start, np.asarray(residuals(start))
     size = float(np.linalg.norm(values))
     if not np.isfinite(size):
-        return Minimum(start, np.inf, None)
-    fresh = False
+        return Minimum(start, np.inf, None, 0.0)
+    fresh, seconds = False, 0.0
     for _ in range(steps):
         if factored is None:
-            factored, fresh = factor(np.asarray(jacobian(point))), True
+            matrix = np.asarray(jacobian(point))
+            began = time.perf_counter()
+            factored, fresh = factor(matrix), True
+            seconds += time.perf_counter() - began
         step, part = factored.solve(-values)
         if not np.isfinite(step).all() or part <= CONVERGED * size:
             break
@@ -116,7 +123,7 @@ def minimise(
                 break
             factored = None
         fresh = False
-    return Minimum(point, size, factored)
+    return Minimum(point, size, factored, seconds)
 
 
 def _decreased(residuals, point, step, size, smallest):

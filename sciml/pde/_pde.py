@@ -14,6 +14,7 @@ from .._precision import double_precision
 from . import _checks
 from ._condition import Condition, Derived, Jump, Observations, Periodic, Value
 from ._constraint import ConstrainedFields, Constraint, constrain, exact_values, make_constraints
+from ._corners import contradictions
 from ._derivatives import derivatives
 from ._domain import Domain
 from ._integral import Integral, check_integral, field_names, integrated
@@ -113,6 +114,11 @@ class PDE:
             # The conditions that hold by construction in `model`, and for each field what that means.
             self.exact: tuple[Value, ...] = exact_values(self)
             self.constraints: tuple[Constraint, ...] = make_constraints(self)
+            # No smooth function satisfies what contradicts itself: near such corners conditions are penalties.
+            self.rough_corners = contradictions(self)
+            if len(self.rough_corners):
+                self.exact = tuple(v for v in self.exact if v.exact)
+                self.constraints = make_constraints(self)
 
     def __repr__(self) -> str:
         terms = ", ".join(term.name for group in self.groups.values() for term in group.terms)

@@ -5,7 +5,7 @@ output they are then a product of matrices, and what remains of a residual is th
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from .._loss import Groups
 from ._condition import Jump
+from ._constraint import factors, of_part
 from ._constraint import features as inputs_at
-from ._constraint import of_part
 from ._derivatives import Partial, derivatives
 from ._pde import INTERIOR, PDE, Group
 from ._quantities import demands, field_partials, read
@@ -51,10 +51,12 @@ class Table(eqx.Module):
     share: dict[str, Float[Array, "n outputs features"]]
 
 
-@eqx.filter_jit
 def tabulate(pde: PDE, network: Any, batch: Groups, given: Given) -> dict[str, Table]:
     """The tables of all groups for the features of `network`."""
-    return {n: _table(pde, network, pde.groups[n], points, given) for n, points in batch.items()}
+    # Two programs: that without the network, of which the declared data are a part, serves all networks.
+    places = _places(pde, batch, network.output.shape[0])
+    features = _features(pde, network, batch, {n: place.part for n, place in places.items()})
+    return {n: _table(place, features[n], given.get(n)) for n, place in places.items()}
 
 
 @eqx.filter_jit
@@ -67,6 +69,16 @@ def residual_rows(
         terms = _at_points(_terms(pde, label), table)(_fields(pde, table, output))
         rows.append(_weight(label, len(table.points)) * terms.ravel())
     return jnp.concatenate(rows)
+
+
+@eqx.filter_jit
+def mean_square_rows(pde: PDE, tables: dict[str, Table], output: Float[Array, "outputs features"]) -> dict[str, Array]:
+    """The mean squares of the residuals, not weighted, by name."""
+    found = {}
+    for label, table in tables.items():
+        terms = _at_points(_terms(pde, label), table)(_fields(pde, table, output))
+        found |= {t.name: jnp.mean(terms[:, i] ** 2) for i, t in enumerate(pde.groups[label].terms)}
+    return found
 
 
 @eqx.filter_jit
@@ -99,32 +111,58 @@ def linearised_rows(
     return jnp.concatenate(rows), jnp.concatenate(right)
 
 
-def _table(pde: PDE, network, group: Group, points, given: Given) -> Table:
-    meanings = {n: m for t in group.terms for n, m in t.meanings.items()}
-    partials = field_partials(pde, demands(pde, meanings.values()))
-    size = network.output.shape[0]
-    nothing, unit = (pde.model(lambda inputs, v=v: jnp.full(size, v, inputs.dtype)) for v in (0.0, 1.0))
+class _Place(NamedTuple):
+    """What a table has that does not depend on the features."""
+
+    points: Array
+    normals: Array
+    base: dict[Partial, Array]
+    part: Array
+
+
+@eqx.filter_jit
+def _places(pde: PDE, batch: Groups, outputs: int) -> dict[str, _Place]:
+    nothing = pde.model(lambda inputs: jnp.zeros(outputs, inputs.dtype))
+
+    def one(group, points):
+        normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)
+        part = _parts(pde, group, points, normals)
+        return _Place(points, normals, _of_sides(pde, group, lambda p, k: nothing.in_part(k)(p), points, part), part)
+
+    return {n: one(pde.groups[n], points) for n, points in batch.items()}
+
+
+@eqx.filter_jit
+def _features(pde: PDE, network, batch: Groups, parts: dict[str, Array]):
+    """By group, the features' partial derivatives, and the integrals without the network and by its output."""
     shared = not any(c.faces or c.regions for c in pde.constraints)
 
     def in_fields(point, part):
         features = network.hidden(inputs_at(pde, point))
         features = features[None] if features.ndim == 1 else of_part(pde, features, part)
-        return features if shared else (unit.in_part(part)(point) - nothing.in_part(part)(point))[:, None] * features
+        return features if shared else factors(pde, point)[:, None] * features
 
-    normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)
-    known = given.get(group.label, jnp.zeros((len(points), 0)))
-    part = _parts(pde, group, points, normals)
+    def one(group, points, part):
+        asked = pde.integrals_in({n: m for t in group.terms for n, m in t.meanings.items()})
+        return _of_sides(pde, group, in_fields, points, part), *_integrals(pde, network, asked, points)
 
-    def of_sides(function):
-        def one(point, parts):
-            found = [derivatives(lambda p, k=k: function(p, k), point, partials) for k in parts]
-            return {p: jnp.concatenate([f[p] for f in found]) for p in partials}
+    return {n: one(pde.groups[n], points, parts[n]) for n, points in batch.items()}
 
-        return jax.vmap(one)(points, part)
 
-    base, basis = of_sides(lambda p, k: nothing.in_part(k)(p)), of_sides(in_fields)
-    total, share = _integrals(pde, network, pde.integrals_in(meanings), points)
-    return Table(points, normals, known, base, basis, part, total, share)
+def _table(place: _Place, features, known: Array | None) -> Table:
+    known = jnp.zeros((len(place.points), 0)) if known is None else known
+    return Table(place.points, place.normals, known, place.base, features[0], place.part, *features[1:])
+
+
+def _of_sides(pde: PDE, group: Group, function: Callable, points, part) -> dict[Partial, Array]:
+    """The partial derivatives that a group asks for of a function of a point and a part, one side after the other."""
+    partials = field_partials(pde, demands(pde, (m for t in group.terms for m in t.meanings.values())))
+
+    def one(point, parts):
+        found = [derivatives(lambda p, k=k: function(p, k), point, partials) for k in parts]
+        return {p: jnp.concatenate([f[p] for f in found]) for p in partials}
+
+    return jax.vmap(one)(points, part)
 
 
 def _parts(pde: PDE, group: Group, points, normals) -> Int[Array, "n sides"]:
