@@ -33,6 +33,8 @@ TIME_SPREAD = 0.3
 # Features follow the fields where these are so many times steeper in some place than on average.
 STEEP = 2.0
 POOL = 4096
+# Velocities count as much as fields that swing once in about this share of all time, over 2 pi.
+SWING = 0.15
 POINTS_PER_FEATURE = 3
 # Residuals of this size mean that a window was not solved.
 LOST = 1e3
@@ -97,6 +99,7 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
     pool = _pool(pde, placed)
     shared = _even(pde, plan, drawn, placed)
     networks: list[RandomFeatures] = []
+    follows = False
     times = [time.perf_counter()]
     for window in range(plan.windows):
         begin = _begin(pde, plan, window)
@@ -104,7 +107,9 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
         used = shared
         if not waves:
             steepness = _steepness(pde, previous, jnp.asarray(begin), pool)
-            if float(steepness.contrast) > STEEP:
+            # Once they follow, features go on to: even ones would lose what they have resolved.
+            follows = follows or float(steepness.contrast) > STEEP
+            if follows:
                 used = _following(pde, plan, steepness, pool, jax.random.fold_in(drawn, window), placed)
         batch = _moved(pde, plan, used.batch, window)
         network = _window(pde, plan, used.hidden, window)
@@ -152,8 +157,14 @@ class _Steepness(NamedTuple):
 def _steepness(pde: PDE, network: RandomFeatures, begin, pool: Array) -> _Steepness:
     axis = _axis(pde)
     low, high = jnp.array([pde.domain.bounds[a] for a in pde.axes]).T
-    slopes = jax.vmap(jax.jacfwd(pde.model(network)))(pool.at[:, axis].set(begin))
+    fields, places = pde.model(network), pool.at[:, axis].set(begin)
+    slopes = jax.vmap(jax.jacfwd(fields))(places)
     in_time, in_space = slopes[:, :, axis], slopes.at[:, :, axis].set(0.0)
+    signed = in_space
+    if _is_second_order(pde):
+        # What swings is steep in its velocity where it is flat itself.
+        swing = jax.vmap(jax.jacfwd(lambda p: jax.jacfwd(fields)(p)[:, axis]))(places).at[:, :, axis].set(0.0)
+        in_space = jnp.sqrt(in_space**2 + (SWING * (high - low)[axis] * swing) ** 2)
     mean = jnp.mean(jnp.abs(in_space) * (high - low), axis=0)
     # A direction along which hardly anything changes has nothing to follow.
     floor = 1e-3 * jnp.max(mean, axis=1, keepdims=True) + jnp.finfo(mean.dtype).tiny
@@ -161,7 +172,7 @@ def _steepness(pde: PDE, network: RandomFeatures, begin, pool: Array) -> _Steepn
     overall = jnp.sqrt(jnp.sum(relative**2, axis=1))
     along = jnp.repeat(relative, jnp.array(_inputs_of_axes(pde)), axis=1, total_repeat_length=pde.in_size)
     squares = jnp.sum(in_space**2, axis=(1, 2))
-    drift = jnp.einsum("nf,nfa->na", in_time, in_space) / (squares + jnp.mean(squares) + floor.min())[:, None]
+    drift = jnp.einsum("nf,nfa->na", in_time, signed) / (squares + jnp.mean(squares) + floor.min())[:, None]
     return _Steepness(along, overall, drift, jnp.max(1 + overall) / jnp.mean(1 + overall))
 
 
@@ -361,6 +372,11 @@ def _is_product(domain) -> bool:
     if isinstance(domain, Product):
         return all(_is_product(f) for f in (domain.first, domain.second) if TIME in f.axes)
     return isinstance(domain, Box)
+
+
+def _is_second_order(pde: PDE) -> bool:
+    """Whether an initial velocity is declared."""
+    return any(t.meanings[t.function.target].partial for n in initial_groups(pde) for t in pde.groups[n].terms)  # pyright: ignore
 
 
 def _declares_derivative(term) -> bool:
