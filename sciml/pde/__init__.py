@@ -33,6 +33,9 @@ from ._shapes import Cloud as Cloud
 from ._shapes import Polygon as Polygon
 from ._solution import Solution as Solution
 from ._solve import solve as solve
+from ._stochastic import axis_directions as axis_directions
+from ._stochastic import rademacher_directions as rademacher_directions
+from ._stochastic import stochastic_laplacian as stochastic_laplacian
 from ._unknown import Unknown as Unknown
 from ._weights import attention_weights as attention_weights
 from ._weights import gradient_norm_weights as gradient_norm_weights

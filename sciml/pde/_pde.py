@@ -14,10 +14,10 @@ from .._precision import double_precision
 from . import _checks
 from ._condition import Condition, Derived, Observations, Periodic, Value
 from ._constraint import ConstrainedFields, Constraint, constrain, exact_values, make_constraints
-from ._derivatives import derivatives
 from ._domain import Domain
-from ._names import Meaning, Normal, Vocabulary, arguments, find_fields
+from ._names import Meaning, Normal, Point, Vocabulary, arguments, find_fields, listed
 from ._quantities import demands, field_partials, read
+from ._stochastic import Directed, derivatives_along
 from ._unknown import Unknown
 
 INTERIOR = "interior"
@@ -58,8 +58,8 @@ class PDE:
     `Unknown(initial)`, to be found from observations.
 
     An equation's arguments: fields `u`; derivatives `u_t`, `u_xx`, `u_xy`, `u_theta_theta`, `laplacian_u` (over
-    all axes but `t`); on a boundary the derivative along the outward normal, `u_n`; coordinates; parameters;
-    derived quantities and their derivatives.
+    all axes but `t`); on a boundary the derivative along the outward normal, `u_n`; coordinates, or all of them as
+    the array `point`, in the order of the axes; parameters; derived quantities and their derivatives.
 
     Raises ValueError where a name is unknown, a derivative runs along an axis that does not exist, conditions
     contradict one another or an equation does not return one number per point; TypeError for other objects.
@@ -107,7 +107,7 @@ class PDE:
 
     def __repr__(self) -> str:
         terms = ", ".join(term.name for group in self.groups.values() for term in group.terms)
-        return f"PDE(fields={', '.join(self.fields)}; axes={', '.join(self.axes)}; terms={terms})"
+        return f"PDE(fields={', '.join(self.fields)}; axes={listed(self.axes)}; terms={terms})"
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -204,23 +204,25 @@ class PDE:
         }
 
     def _group_residuals(self, group: Group, model, points) -> dict[str, Array]:
-        region = group.region
+        region, directions = group.region, None
+        if isinstance(points, Directed):
+            points, directions = points.points, points.directions
         if isinstance(region, Observations):
             points, measured = points["points"], points["values"]
         else:
             measured = jnp.zeros((points.shape[0], 0), points.dtype)
         normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)
 
-        def one(point, normal, measurement):
+        def one(point, normal, measurement, directions):
             meanings = {n: m for term in group.terms for n, m in term.meanings.items()}
-            values = self.evaluate(meanings, model, point, normal)
+            values = self.evaluate(meanings, model, point, normal, directions)
             extra = {"measured": measurement}
             return {
                 term.name: term.function(**{n: (values | extra)[n] for n in _argument_names(term, measured)})
                 for term in group.terms
             }
 
-        return jax.vmap(one)(points, normals, measured)
+        return jax.vmap(one)(points, normals, measured, directions)
 
     def evaluate(
         self,
@@ -228,12 +230,15 @@ class PDE:
         model: Callable,
         point: Float[Array, " d"],
         normal: Any = None,
+        directions: Any = None,
     ) -> dict[str, Array | float]:
-        """The number that each name stands for at one point, all derivatives in one sweep."""
+        """The number that each name stands for at one point, all derivatives in one sweep; Laplacians as the sum of
+        second derivatives along `directions`, if given.
+        """
         partials = field_partials(self, demands(self, meanings.values()))
         found = {}
         if partials:
-            sweep = derivatives(lambda p: self._as_vector(model(p)), point, partials)
+            sweep = derivatives_along(lambda p: self._as_vector(model(p)), point, partials, directions)
             found = {f: {p: v[i] for p, v in sweep.items()} for i, f in enumerate(self.fields)}
         return read(self, meanings, found, point, normal, self.parameters(model))
 
@@ -308,12 +313,13 @@ class PDE:
         return Term(f"{target} on {place}", _Difference(target, data), meanings)
 
     def _check_shapes(self) -> None:
-        number = jax.ShapeDtypeStruct((), jnp.result_type(float))
+        number, whole = (jax.ShapeDtypeStruct(s, jnp.result_type(float)) for s in ((), (len(self.axes),)))
         for group in self.groups.values():
             for term in group.terms:
                 if isinstance(term.function, _Misfit):
                     continue
-                _checks.check_scalar(term.name, term.function, {n: number for n in term.meanings})
+                shapes = {n: whole if isinstance(m, Point) else number for n, m in term.meanings.items()}
+                _checks.check_scalar(term.name, term.function, shapes)
 
 
 @dataclass(frozen=True)
