@@ -42,6 +42,7 @@ from .pde import Unknown as Unknown
 from .pde import adaptive as adaptive
 from .pde import condition as condition
 from .pde import derived as derived
+from .pde import eigenmodes as eigenmodes
 from .pde import flux as flux
 from .pde import observe as observe
 from .pde import periodic as periodic

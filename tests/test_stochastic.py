@@ -50,9 +50,9 @@ def quadratic(d, seed=0):
 
 def estimates(function, point, draw, count, n):
     """Of the Laplacian of a function at a point, for n sets of directions."""
-    directions = jax.vmap(lambda k: draw(k, count, len(point)))(jax.random.split(KEY, n))
+    directions = jax.jit(jax.vmap(lambda k: draw(k, count, len(point))))(jax.random.split(KEY, n))
     over = Laplacian(range(len(point)))
-    return np.asarray(jax.vmap(lambda v: derivatives_along(function, point, [over], v)[over])(directions))
+    return np.asarray(jax.jit(jax.vmap(lambda v: derivatives_along(function, point, [over], v)[over]))(directions))
 
 
 # The estimate.
@@ -68,11 +68,11 @@ def test_all_axes_give_the_laplacian(d, dtype):
 
     point = jnp.linspace(-0.5, 0.5, d, dtype=dtype)
     over, directions = Laplacian(range(d)), axis_directions(KEY, d, d)
-    exact = jnp.trace(jax.hessian(network)(point))
+    hessian = jax.jit(jax.hessian(network))(point)
+    exact, tolerance = jnp.trace(hessian), 300 * jnp.finfo(dtype).eps * jnp.abs(hessian).sum()
     for given in (directions, None):
-        found = derivatives_along(network, point, [(), over], given)
+        found = jax.jit(lambda p, given=given: derivatives_along(network, p, [(), over], given))(point)
         assert found[over].dtype == dtype
-        tolerance = 300 * jnp.finfo(dtype).eps * jnp.abs(jax.hessian(network)(point)).sum()
         assert jnp.abs(found[over] - exact) < tolerance
         np.testing.assert_allclose(found[()], network(point), rtol=1e-6)
 
@@ -93,10 +93,10 @@ def test_variances():
     point = jnp.zeros(5)
     mixed = np.sum((2 * a) ** 2) - np.sum(np.diag(2 * a) ** 2)
     signs = estimates(function, point, rademacher_directions, 4, 5_000)
-    np.testing.assert_allclose(signs.var(), 2 / 4 * mixed, rtol=0.05)
+    np.testing.assert_allclose(signs.var(), 2 / 4 * mixed, rtol=0.1)
     # Sampling without replacement: the variance of a mean times (1 - B / d).
     axes = estimates(function, point, axis_directions, 4, 5_000)
-    np.testing.assert_allclose(axes.var(), 25 / 4 * np.diag(2 * a).var(ddof=1) * (1 - 4 / 5), rtol=0.05)
+    np.testing.assert_allclose(axes.var(), 25 / 4 * np.diag(2 * a).var(ddof=1) * (1 - 4 / 5), rtol=0.1)
 
 
 def test_exact_where_the_kind_of_direction_says():
@@ -148,8 +148,8 @@ def test_squares_are_biased_and_products_are_not(draw):
     model = pde.model(lambda x: x[:1] * x[1] + x[2] ** 3)
     points = pde.points(10_000)
     loss, data = stochastic_laplacian(pde, points, 3, draw=draw)
-    biased = loss(model, data.init(KEY, model))["equation 1"]
-    exact = pde.residuals(model, points(KEY))["equation 1"]
+    biased = eqx.filter_jit(loss)(model, data.init(KEY, model))["equation 1"]
+    exact = eqx.filter_jit(pde.residuals)(model, points(KEY))["equation 1"]
     two, data = stochastic_laplacian(pde, points, 3, draw=draw, unbiased=True)
     batch = data.init(KEY, model)
     # The bias is the variance of the estimate.
@@ -176,9 +176,12 @@ def test_directions_are_new_at_each_step_unless_held():
     held = sciml.hold(pde.points(8), 1000)
     for every, changes in ((1, [True] * 6), (3, [False, False, True, False, False, True])):
         _, data = stochastic_laplacian(pde, held, 2, every=every)
-        batch = data.init(KEY, None)
+        batch, following = (
+            data.init(KEY, None),
+            jax.jit(lambda *args, data=data: data.next(args[0], args[1], None, args[2])),
+        )
         for step, change in enumerate(changes, start=1):
-            after, fresh = data.next(jax.random.fold_in(KEY, step), jnp.asarray(step), None, batch)
+            after, fresh = following(jax.random.fold_in(KEY, step), jnp.asarray(step), batch)
             assert bool(fresh) == change
             assert bool(jnp.any(after["interior"].directions != batch["interior"].directions)) == change
             np.testing.assert_array_equal(after["interior"].points, batch["interior"].points)
@@ -332,8 +335,8 @@ def test_a_hundred_axes():
     radius = jnp.linalg.norm(points, axis=1)
     # Uniform in the ball: r^100 is uniform in (0, 1).
     np.testing.assert_allclose(jnp.mean(radius**d), 0.5, atol=0.03)
-    exact = jax.vmap(lambda p: jnp.trace(jax.hessian(lambda q: model(q)[0])(p)))(points[:3])
-    found = pde.residuals(model, Groups(interior=points[:3]))["equation 1"]
+    exact = jax.jit(jax.vmap(lambda p: jnp.trace(jax.hessian(lambda q: model(q)[0])(p))))(points[:3])
+    found = eqx.filter_jit(pde.residuals)(model, Groups(interior=points[:3]))["equation 1"]
     np.testing.assert_allclose(found - 1, exact, rtol=1e-10)
     edge = pde.domain.boundary().sample(KEY, 5)
     np.testing.assert_allclose(jax.vmap(model)(edge), 0.0, atol=1e-12)

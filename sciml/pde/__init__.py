@@ -13,6 +13,7 @@ from ._differences import grid_derivative as grid_derivative
 from ._domain import Box as Box
 from ._domain import Domain as Domain
 from ._domain import Region as Region
+from ._eigen import eigenmodes as eigenmodes
 from ._grid import grid_residuals as grid_residuals
 from ._groups import by_group as by_group
 from ._groups import together as together
