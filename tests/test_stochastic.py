@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 
 import sciml
 from sciml import PDE, Ball, Box, Groups, derived, fit, periodic, value
@@ -131,7 +132,7 @@ def test_other_derivatives_in_the_same_sweep_are_exact():
     loss, data = stochastic_laplacian(pde, pde.points(20), 4)
     batch = data.init(KEY, model)
     exact = pde.residuals(model, Groups(dict(batch) | {"interior": batch["interior"].points}))
-    assert set(exact) == {"equation", "u on t=0"}
+    assert set(exact) == {"equation"}
     for name, residual in eqx.filter_jit(loss)(model, batch).items():
         np.testing.assert_allclose(residual, exact[name], rtol=1e-10, atol=1e-12)
 
@@ -154,8 +155,9 @@ def test_squares_are_biased_and_products_are_not(draw):
     batch = data.init(KEY, model)
     # The bias is the variance of the estimate.
     noise = float(jnp.mean((biased - exact) ** 2))
-    assert noise > 0.1
-    np.testing.assert_allclose(jnp.mean(biased**2) - jnp.mean(exact**2), noise, rtol=0.1)
+    doubt = 2 * float(jnp.mean(exact**2 * (biased - exact) ** 2)) ** 0.5 / np.sqrt(10_000)
+    assert noise > 8 * doubt
+    assert abs(jnp.mean(biased**2) - jnp.mean(exact**2) - noise) < 4 * doubt
     spread = float(jnp.mean(exact**2) * noise) ** 0.5 + noise
     assert abs(eqx.filter_jit(two)(model, batch) - jnp.mean(exact**2)) < 4 * spread / np.sqrt(10_000)
 
@@ -220,9 +222,9 @@ def test_training_finds_the_solution(kind):
 
 
 def test_gauss_newton_works_on_held_directions():
-    pde = ball_problem()
-    loss, data = stochastic_laplacian(pde, sciml.hold(pde.points(64), 100), 6, every=100)
-    start = pde.model(mlp(6, 1, 6, 1, spread=0.1, key=KEY))
+    pde = ball_problem(3)
+    loss, data = stochastic_laplacian(pde, sciml.hold(pde.points(64), 100), 3, every=100)
+    start = pde.model(mlp(3, 1, 6, 1, spread=0.1, key=KEY))
     model, _ = fit(start, loss, data, sciml.optim.gauss_newton(), steps=20, report=None)
     # All axes: the exact Laplacian.
     assert float(jnp.max(jnp.abs(pde.residuals(model, pde.points(64)(KEY))["equation 1"]))) < 1e-3
@@ -240,7 +242,7 @@ def test_bad_settings():
     stochastic_laplacian(pde, points, 7, draw=rademacher_directions)
     with pytest.raises(ValueError, match="shape"):
         stochastic_laplacian(pde, points, 2, draw=lambda key, count, dimensions: jnp.ones(dimensions))
-    with pytest.raises(TypeError, match="data must be"):
+    with pytest.raises(TypeError):
         stochastic_laplacian(pde, [1, 2])
     with pytest.raises(TypeError, match="points"):
         stochastic_laplacian(pde, attention_weights(pde.residuals, points)[1], 2)[1].init(
@@ -291,7 +293,7 @@ def test_a_name_of_the_problem_goes_before_point():
     box = Box(x=(0, 1))
     pde = PDE(box, lambda u_x, point: u_x - point, value(u=0.0, on=box.at(x=0)), point=2.0)
     model = pde.model(lambda s: s)
-    np.testing.assert_allclose(pde.residuals(model, Groups(interior=jnp.array([[0.3]])))["equation 1"], 0.1 - 0.5)
+    np.testing.assert_allclose(pde.residuals(model, Groups(interior=jnp.array([[0.3]])))["equation 1"], 0.2 - 2.0)
 
 
 def test_data_of_a_point_must_repeat_along_periodic_axes():
@@ -306,8 +308,9 @@ def test_data_of_a_point_must_repeat_along_periodic_axes():
 
 
 def test_a_grid_asks_for_names():
+    fields = xr.Dataset({"u": ("x", np.ones(20))}, coords={"x": np.linspace(0, 1, 20)})
     with pytest.raises(ValueError, match="name them"):
-        grid_residuals(lambda u_x, point: u_x - point[0], {"x": np.linspace(0, 1, 20)}, u=np.ones(20))
+        grid_residuals(lambda u_x, point: u_x - point[0], fields)
 
 
 def test_exact_values_on_faces_of_many_axes():

@@ -113,7 +113,7 @@ def eigenmodes(
                 stacklevel=2,
             )
         seconds = time.perf_counter() - start
-        order = np.argsort(modes.values)
+        order = np.argsort(modes.values).tolist()
         return [_solution(pde, parameter, modes, i, seconds) for i in order]
 
 
