@@ -242,18 +242,19 @@ def _pairs(a: np.ndarray, b: np.ndarray, count: int, near: float, shift: float |
     """Real eigenvalues of A c = lambda B c in the sense of least squares, nearest to `near`, and vectors by row."""
     import scipy.linalg
 
-    unit = np.linalg.norm(a) / np.linalg.norm(b)
-    upper = scipy.linalg.qr(np.concatenate([a, unit * b]), mode="r", check_finite=False, overwrite_a=True)[0]
-    _, sizes, directions = scipy.linalg.svd(upper[: a.shape[1]], full_matrices=False, overwrite_a=True)
+    linalg: Any = scipy.linalg
+    unit = float(np.linalg.norm(a) / np.linalg.norm(b))
+    upper = linalg.qr(np.concatenate([a, unit * b]), mode="r", check_finite=False, overwrite_a=True)[0]
+    _, sizes, directions = linalg.svd(upper[: a.shape[1]], full_matrices=False, overwrite_a=True)
     kept = sizes > RANK * sizes[0]
     basis = directions[kept].T / sizes[kept]
     left, right = a @ basis, unit * (b @ basis)
     shift = near / unit - OFFSET if shift is None else shift / unit
-    orthogonal, triangle = scipy.linalg.qr(left - shift * right, mode="economic", check_finite=False)
+    orthogonal, triangle = linalg.qr(left - shift * right, mode="economic", check_finite=False)
     inner = orthogonal.T @ right
 
     def inverse(block):
-        return scipy.linalg.solve_triangular(triangle, inner @ block, check_finite=False)
+        return linalg.solve_triangular(triangle, inner @ block, check_finite=False)
 
     block = np.random.default_rng(0).standard_normal((basis.shape[1], min(3 * count + 12, basis.shape[1])))
     for _ in range(ITERATIONS):

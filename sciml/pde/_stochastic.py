@@ -154,8 +154,8 @@ def stochastic_laplacian(
         )
     stream = data if isinstance(data, Stream) else _Function(data)
     directed = DirectedStream(stream, draw, directions, 2 if unbiased else 1, dimensions, every)
-    loss = pde.residuals if loss is None else loss
-    return (_product(loss, directions) if unbiased else loss), directed
+    plain: Callable = pde.residuals if loss is None else loss
+    return (_product(plain, directions) if unbiased else plain), directed
 
 
 def _product(loss: Callable, count: int) -> Callable:
