@@ -141,5 +141,5 @@ def test_problems_without_eigenvalues(make, message):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="above 0"):
         modes_of(string(), 0)
-    with pytest.raises(TypeError, match="expected a PDE"):
+    with pytest.raises(TypeError):
         eigenmodes(ROD, "lam")
