@@ -43,6 +43,7 @@ from .pde import Unknown as Unknown
 from .pde import adaptive as adaptive
 from .pde import condition as condition
 from .pde import derived as derived
+from .pde import eigenmodes as eigenmodes
 from .pde import flux as flux
 from .pde import integral as integral
 from .pde import jump as jump

@@ -393,7 +393,8 @@ def _run_pde(module, pde, key, budget, out: Path) -> dict:
 
     if not isinstance(pde, PDE):
         raise TypeError(f"problem() must return a PDE or a Problem, it returned {type(pde).__name__}")
-    solution = solve(pde, budget=budget, key=key)
+    # A file may have a way of its own, such as eigenmodes.
+    solution = getattr(module, "solve", solve)(pde, budget=budget, key=key)
     metrics = solution.error() if pde.reference is not None else {}
     if hasattr(module, "evaluate"):
         metrics |= {name: float(value) for name, value in module.evaluate(solution).items()}

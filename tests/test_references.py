@@ -20,6 +20,7 @@ EXACT = (
     "beltrami",
     "poisson_5d",
     "heat_5d",
+    "heat_family",
     "l_shape",
 )
 

@@ -14,6 +14,7 @@ from ._differences import grid_derivative as grid_derivative
 from ._domain import Box as Box
 from ._domain import Domain as Domain
 from ._domain import Region as Region
+from ._eigen import eigenmodes as eigenmodes
 from ._grid import grid_residuals as grid_residuals
 from ._groups import by_group as by_group
 from ._groups import together as together
@@ -35,6 +36,9 @@ from ._shapes import Cloud as Cloud
 from ._shapes import Polygon as Polygon
 from ._solution import Solution as Solution
 from ._solve import solve as solve
+from ._stochastic import axis_directions as axis_directions
+from ._stochastic import rademacher_directions as rademacher_directions
+from ._stochastic import stochastic_laplacian as stochastic_laplacian
 from ._subdomains import Subdomains as Subdomains
 from ._unknown import Unknown as Unknown
 from ._weak import deep_ritz as deep_ritz

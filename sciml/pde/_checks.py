@@ -12,7 +12,7 @@ from ._condition import Condition, Derived, Jump, Observations, Periodic, Value
 from ._derivatives import Laplacian
 from ._domain import Domain
 from ._integral import Integral
-from ._names import Derivative, Normal, space
+from ._names import POINT, Derivative, Normal, coordinates, space
 from ._unknown import Unknown
 
 
@@ -204,11 +204,13 @@ def _check_data(pde) -> None:
                 continue
             names = pde.data_arguments(data, target)
             for point in points:
-                known: dict[str, Any] = numbers | dict(zip(pde.axes, point))
+                known: dict[str, Any] = coordinates(pde.axes, point) | numbers
                 got = _number(data(**{n: known[n] for n in names}), target, item)
-                for axis in set(pde.periodic_axes) & set(names):
+                for axis in pde.periodic_axes if POINT in names else set(pde.periodic_axes) & set(names):
                     low, high = pde.domain.bounds[axis]
-                    ends: list[Any] = [data(**{n: (known | {axis: x})[n] for n in names}) for x in (low, high)]
+                    moved = [np.where(np.array(pde.axes) == axis, x, point) for x in (low, high)]
+                    places = [known | coordinates(pde.axes, p) for p in moved]
+                    ends: list[Any] = [data(**{n: place[n] for n in names}) for place in places]
                     if abs(float(ends[0]) - float(ends[1])) > 1e-4 * max(1.0, abs(got)):
                         raise ValueError(
                             f"'{axis}' is periodic but the value of '{target}' on {item.on.label} differs between "

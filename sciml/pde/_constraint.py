@@ -21,11 +21,14 @@ from jaxtyping import Array, Float
 from ._condition import Value
 from ._derivatives import Laplacian, derivatives
 from ._domain import Region
+from ._names import coordinates
 from ._quantities import demands
 from ._unknown import TrainableNumber
 
 # Jumps between the ends of a periodic axis that are larger than this, relative to the data, are no rounding errors.
 SEAM = 1e-9
+# The lift of values on faces is a sum over 3^n places.
+MOST_AXES = 6
 
 
 class ConstrainedFields(eqx.Module):
@@ -112,6 +115,9 @@ def constrain(pde, network) -> ConstrainedFields:
 
 def features(pde, point) -> Float[Array, " k"]:
     """The inputs of a network: coordinates scaled to [-1, 1]; cosine and sine of periodic ones."""
+    if not pde.periodic_axes:
+        low, high = np.array([pde.domain.bounds[a] for a in pde.axes]).T
+        return 2 * ((point - low.astype(point.dtype)) / (high - low).astype(point.dtype)) - 1
     out = []
     for i, axis in enumerate(pde.axes):
         low, high = pde.domain.bounds[axis]
@@ -153,7 +159,7 @@ def exact_values(pde) -> tuple[Value, ...]:
     for value in pde.conditions:
         if not isinstance(value, Value) or value.exact is False:
             continue
-        reason = _obstacle(pde, value)
+        reason = _obstacle(pde, value) or _too_many(pde, [*chosen, value])
         if reason and value.exact:
             raise ValueError(f"the condition on {value.on.label} cannot hold exactly: {reason}")
         if not reason:
@@ -207,6 +213,19 @@ def _obstacle(pde, value: Value) -> str:
         if axis and not value.exact:
             return f"its derivatives jump between the ends of the periodic axis {axis}"
     return ""
+
+
+def _too_many(pde, chosen) -> str:
+    """Interpolation between the faces of many axes costs too much."""
+    faces = [_face(pde, piece) for value in chosen for piece in value.on.pieces]
+    count = len({face[0] for face in faces if face})
+    if count <= MOST_AXES:
+        return ""
+    return (
+        f"interpolation between the faces of {count} axes takes the data at 3^{count} places; at most {MOST_AXES} axes "
+        "can have faces with exact values. Leave out exact=True for a penalty, or take a domain with a distance "
+        "function, such as a Ball"
+    )
 
 
 def _seam(pde, value: Value, field: str, target: str) -> str:
@@ -309,8 +328,8 @@ def _reader(pde, data, target) -> Callable:
     names = pde.data_arguments(data, target)
 
     def read(point, numbers):
-        coordinates = dict(zip(pde.axes, point))
-        return jnp.asarray(data(**{n: (numbers | coordinates)[n] for n in names}))
+        known = coordinates(pde.axes, point) | numbers
+        return jnp.asarray(data(**{n: known[n] for n in names}))
 
     return read
 

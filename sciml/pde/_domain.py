@@ -234,14 +234,14 @@ class Box(Domain):
         return dict(self._ranges)
 
     def _place(self, unit: Float[Array, "n k"]) -> Float[Array, "n d"]:
-        column = iter(range(len(self._free)))
-        columns = []
-        for axis, (low, high) in self._ranges.items():
-            if high > low:
-                columns.append(low + (high - low) * unit[:, next(column)])
-            else:
-                columns.append(jnp.full(unit.shape[0], low, unit.dtype))
-        return jnp.stack(columns, axis=1)
+        low, high = np.array(list(self._ranges.values())).T
+        free = np.flatnonzero(high > low)
+        length = (high - low).astype(unit.dtype)
+        low = low.astype(unit.dtype)
+        placed = low[free] + length[free] * unit[:, : len(free)]
+        if len(free) == len(low):
+            return placed
+        return jnp.broadcast_to(jnp.asarray(low), (unit.shape[0], len(low))).at[:, free].set(placed)
 
     def grid(self, n: int | Mapping[str, int]) -> Float[np.ndarray, "m d"]:
         return box_grid(self._ranges, n)

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from ._derivatives import Laplacian
 from ._differences import GridAxis, differentiate, half_resolution, possible_order
-from ._names import Coordinate, Derivative, Meaning, Normal, Parameter
+from ._names import POINT, Coordinate, Derivative, Meaning, Normal, Parameter, Point
 
 # A residual above the tolerance says something about the data only where it is this much above the floor.
 MARGIN = 2.0
@@ -78,6 +78,8 @@ class Evaluation:
             case Coordinate(index):
                 points = jnp.asarray(self.axes[index].points, self.dtype)
                 return points.reshape([-1 if i == index else 1 for i in range(len(self.axes))])
+            case Point():
+                raise ValueError(f"on a grid coordinates are read one by one: name them in place of '{POINT}'")
             case Parameter(name):
                 number = self.values[name] if name in self.values else self.equations.parameters[name]
                 return jnp.asarray(number, None if isinstance(number, int) else self.dtype)

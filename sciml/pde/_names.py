@@ -4,10 +4,14 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ._derivatives import Laplacian, Partial
 
 NORMAL = "n"
+POINT = "point"
+# Of more names than this a message shows some.
+LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,12 @@ class Parameter:
     name: str
 
 
-Meaning = Derivative | Normal | Coordinate | Parameter
+@dataclass(frozen=True)
+class Point:
+    """All coordinates of the point, in the order of the axes."""
+
+
+Meaning = Derivative | Normal | Coordinate | Point | Parameter
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class Vocabulary:
             return Parameter(name)
         if name in self.quantities:
             return Derivative(name, ())
+        if name == POINT:
+            return Point()
         if name.startswith("laplacian_") and name.removeprefix("laplacian_") in self.quantities:
             return Derivative(name.removeprefix("laplacian_"), Laplacian(space(self.axes)))
         for quantity, subscript in splits(name):
@@ -83,9 +94,9 @@ class Vocabulary:
         near = difflib.get_close_matches(name, known, n=2)
         hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
         return (
-            f"{hint}Known are the coordinates {_listed(self.axes)}, the parameters {_listed(self.parameters)} "
-            f"and the fields {_listed(self.quantities)}. Give a number to a parameter as a keyword of PDE "
-            f"({name}=...); a field is recognised by one of its derivatives in an equation or a condition."
+            f"{hint}Known are the coordinates {listed(self.axes)} (all of them: 'point'), the parameters "
+            f"{listed(self.parameters)} and the fields {listed(self.quantities)}. Give a number to a parameter as a "
+            f"keyword of PDE ({name}=...); a field is recognised by one of its derivatives in an equation or condition."
         )
 
 
@@ -94,7 +105,16 @@ def space(axes: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(i for i, axis in enumerate(axes) if axis != "t")
 
 
-def _listed(names: Iterable[str]) -> str:
+def coordinates(axes: tuple[str, ...], point) -> dict[str, Any]:
+    """The numbers of a point by the names that functions of coordinates may use."""
+    return {POINT: point} | dict(zip(axes, point))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence; some of them where there are many."""
+    names = tuple(names)
+    if len(names) > LISTED:
+        names = (*names[: LISTED // 2], "...", names[-1])
     return ", ".join(names) or "(none)"
 
 

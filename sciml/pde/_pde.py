@@ -15,11 +15,11 @@ from . import _checks
 from ._condition import Condition, Derived, Jump, Observations, Periodic, Value
 from ._constraint import ConstrainedFields, Constraint, constrain, exact_values, make_constraints
 from ._corners import contradictions
-from ._derivatives import derivatives
 from ._domain import Domain
 from ._integral import Integral, check_integral, field_names, integrated
-from ._names import Coordinate, Meaning, Normal, Parameter, Vocabulary, arguments, find_fields
+from ._names import Coordinate, Meaning, Normal, Parameter, Point, Vocabulary, arguments, find_fields, listed
 from ._quantities import demands, field_partials, read
+from ._stochastic import Directed, derivatives_along
 from ._subdomains import PART, Subdomains, by_part, parts_of
 from ._unknown import Unknown
 
@@ -63,8 +63,9 @@ class PDE:
     `Unknown(initial)`, to be found from observations, or on `Subdomains` numbers or functions by part.
 
     An equation's arguments: fields `u`; derivatives `u_t`, `u_xx`, `u_xy`, `u_theta_theta`, `laplacian_u` (over
-    all axes but `t`); on a boundary the derivative along the outward normal, `u_n`; coordinates; parameters;
-    derived quantities and their derivatives; integrals by name.
+    all axes but `t`); on a boundary the derivative along the outward normal, `u_n`; coordinates, or all of them as
+    the array `point`, in the order of the axes; parameters; derived quantities and their derivatives; integrals by
+    name.
 
     Raises ValueError where a name is unknown, a derivative runs along an axis that does not exist, conditions
     contradict one another or an equation does not return one number per point; TypeError for other objects.
@@ -122,7 +123,7 @@ class PDE:
 
     def __repr__(self) -> str:
         terms = ", ".join(term.name for group in self.groups.values() for term in group.terms)
-        return f"PDE(fields={', '.join(self.fields)}; axes={', '.join(self.axes)}; terms={terms})"
+        return f"PDE(fields={', '.join(self.fields)}; axes={listed(self.axes)}; terms={terms})"
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -221,27 +222,30 @@ class PDE:
         }
 
     def _group_residuals(self, group: Group, model, points) -> dict[str, Array]:
-        region = group.region
+        region, directions = group.region, None
+        if isinstance(points, Directed):
+            points, directions = points.points, points.directions
         if isinstance(region, Observations):
             points, measured = points["points"], points["values"]
         else:
             measured = jnp.zeros((points.shape[0], 0), points.dtype)
         normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)
 
-        def one(point, normal, measurement):
+        def one(point, normal, measurement, directions):
             meanings = {n: m for term in group.terms for n, m in term.meanings.items()}
             if isinstance(group.source, Jump):
-                parts = jax.vmap(self.domain.part_at)(self.domain.sides(point, normal))
-                before, behind = (self.evaluate(meanings, model, point, normal, part) for part in parts)
+                domain: Any = self.domain
+                parts = jax.vmap(domain.part_at)(domain.sides(point, normal))
+                before, behind = (self.evaluate(meanings, model, point, normal, directions, part) for part in parts)
                 return {term.name: term.function(before, behind) for term in group.terms}
-            values = self.evaluate(meanings, model, point, normal)
+            values = self.evaluate(meanings, model, point, normal, directions)
             extra = {"measured": measurement}
             return {
                 term.name: term.function(**{n: (values | extra)[n] for n in _argument_names(term, measured)})
                 for term in group.terms
             }
 
-        return jax.vmap(one)(points, normals, measured)
+        return jax.vmap(one)(points, normals, measured, directions)
 
     def evaluate(
         self,
@@ -249,22 +253,25 @@ class PDE:
         model: Callable,
         point: Float[Array, " d"],
         normal: Any = None,
+        directions: Any = None,
         part: Any = None,
     ) -> dict[str, Array | float]:
-        """The number that each name stands for at one point, all derivatives in one sweep; on subdomains in the part
-        with the number `part`, by default that of the point.
+        """The number that each name stands for at one point, all derivatives in one sweep; Laplacians as the sum of
+        second derivatives along `directions`, if given; on subdomains in the part with the number `part`, by default
+        that of the point.
         """
         numbers = self.parameters(model)
         fields = model
         if self.parts > 1:
-            part = self.domain.part_at(point) if part is None else part
+            domain: Any = self.domain
+            part = domain.part_at(point) if part is None else part
             numbers[PART] = part
             # Functions that are no networks, such as known solutions, are what they are in each part.
             fields = model.in_part(part) if isinstance(model, ConstrainedFields) else model
         partials = field_partials(self, demands(self, meanings.values()))
         found = {}
         if partials:
-            sweep = derivatives(lambda p: self._as_vector(fields(p)), point, partials)
+            sweep = derivatives_along(lambda p: self._as_vector(fields(p)), point, partials, directions)
             found = {f: {p: v[i] for p, v in sweep.items()} for i, f in enumerate(self.fields)}
         for name in self.integrals_in(meanings):
             numbers[name] = self.integrated(name, model, point)
@@ -382,18 +389,22 @@ class PDE:
         return Term(place, _Gain(item.quantity, tuple(meanings), item.gain, tuple(gain)), meanings | gain)
 
     def _check_shapes(self) -> None:
-        number = jax.ShapeDtypeStruct((), jnp.result_type(float))
+        number, whole = (jax.ShapeDtypeStruct(s, jnp.result_type(float)) for s in ((), (len(self.axes),)))
         for group in self.groups.values():
             for term in group.terms:
                 if isinstance(term.function, _Misfit):
                     continue
+                shapes = {n: whole if isinstance(m, Point) else number for n, m in term.meanings.items()}
                 if isinstance(term.function, _Gain):
-                    own = {n: number for n in term.function.names}
+                    own = {n: shapes[n] for n in term.function.names}
                     _checks.check_scalar(term.name, term.function.quantity, own)
                 else:
-                    _checks.check_scalar(term.name, term.function, {n: number for n in term.meanings})
+                    _checks.check_scalar(term.name, term.function, shapes)
         for name, wanted in self.integrals.items():
-            own = {n: number for n in arguments(wanted.integrand, name)}
+            meanings = self.integral_meanings[name]
+            own = {
+                n: whole if isinstance(meanings.get(n), Point) else number for n in arguments(wanted.integrand, name)
+            }
             _checks.check_scalar(f"integral '{name}'", wanted.integrand, own)
 
 

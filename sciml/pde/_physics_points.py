@@ -17,7 +17,7 @@ from ._differences import GridAxis
 from ._domain import nearest
 from ._grid_terms import GridEquations, GridTerm
 from ._groups import Joined
-from ._names import Coordinate, Derivative, Meaning, Normal, Parameter, space
+from ._names import Coordinate, Derivative, Meaning, Normal, Parameter, Point, space
 from ._pde import INTERIOR, PDE
 from ._physics import Names, check_batch, read_equations
 
@@ -195,6 +195,8 @@ class AtPoint:
             match meaning:
                 case Coordinate(index):
                     return point[index]
+                case Point():
+                    return point
                 case Parameter(name):
                     return self.given[name](point) if name in self.given else self.equations.parameters[name]
                 case Normal(of):

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ._derivatives import Laplacian, Partial, closure, nested_derivatives, propagate
-from ._names import Coordinate, Derivative, Meaning, Normal, Parameter, space
+from ._names import Coordinate, Derivative, Meaning, Normal, Parameter, Point, space
 
 # By quantity, its partial derivatives.
 Found = Mapping[str, Mapping[Partial, Array]]
@@ -69,6 +70,8 @@ def read(
         match meaning:
             case Coordinate(index):
                 return point[index]
+            case Point():
+                return point
             case Parameter(name):
                 return numbers[name]
             case Normal(of):
@@ -99,6 +102,9 @@ def _series(meaning: Meaning, partials, found: Found, point, numbers) -> Any:
     match meaning:
         case Coordinate(index):
             return {(): point[index]} | ({(index,): jnp.ones_like(point[index])} if (index,) in partials else {})
+        case Point():
+            basis = np.eye(len(point), dtype=point.dtype)
+            return {(): point} | {(i,): basis[i] for i in range(len(point)) if (i,) in partials}
         case Parameter(name):
             return numbers[name]
         case Derivative(of, partial):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from .._loss import weighted
 from .._precision import double_precision
 from ._condition import Observations, Value
-from ._names import arguments
+from ._names import arguments, coordinates
 from ._pde import PDE
 
 # Networks reach sizes from 1/30 to 30 by themselves.
@@ -126,7 +126,7 @@ def _values(pde: PDE, data, region) -> Float[np.ndarray, " n"]:
     names = arguments(data, "declared value")
 
     def at(point):
-        known = numbers | dict(zip(pde.axes, point))
+        known = coordinates(pde.axes, point) | numbers
         return jnp.asarray(data(**{n: known[n] for n in names}), float)
 
     return np.asarray(jax.vmap(at)(jnp.asarray(points)))
