@@ -151,7 +151,8 @@ def _drawn(pde: PDE, count: int, spread: float, key: Array) -> RandomFeatures:
     def own(keys, spread):
         return eqx.filter_vmap(lambda k: random_features(pde.in_size, fields, count, spread, key=k).hidden)(keys)
 
-    hidden = PartFeatures(own(jax.random.split(key, pde.parts), jnp.asarray(spread)), *part_ranges(pde), fields)
+    low, high = part_ranges(pde)
+    hidden = PartFeatures(own(jax.random.split(key, pde.parts), jnp.asarray(spread)), low, high, fields)
     return RandomFeatures(hidden, jnp.zeros((pde.out_size, count)))
 
 

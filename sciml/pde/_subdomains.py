@@ -177,10 +177,11 @@ def by_part(domain: Domain, name: str, values: Mapping[str, Any]) -> Callable:
     names = tuple(dict.fromkeys([PART, *itertools.chain(*needed)]))
 
     def chosen(**given):
-        found = [v(**{n: given[n] for n in own}) if callable(v) else v for v, own in zip(ordered, needed)]
-        out: Any = found[0]
+        found: list[Any] = [v(**{n: given[n] for n in own}) if callable(v) else v for v, own in zip(ordered, needed)]
+        out = found[0]
+        part: Any = given[PART]
         for i, value in enumerate(found[1:], start=1):
-            out = jnp.where(given[PART] == i, value, out)
+            out = jnp.where(part == i, value, out)
         return out
 
     parameters = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in names]

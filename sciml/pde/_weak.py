@@ -76,7 +76,9 @@ def petrov_galerkin(
     """
     if not isinstance(pde.domain, Box):
         raise ValueError(f"petrov_galerkin: test functions are known on a Box, got {pde.domain!r}")
-    per_axis = dict.fromkeys(pde.axes, elements) if isinstance(elements, int) else dict.fromkeys(pde.axes, 1) | elements
+    per_axis = (
+        dict.fromkeys(pde.axes, elements) if isinstance(elements, int) else dict.fromkeys(pde.axes, 1) | dict(elements)
+    )
     order = degree + 5 if points is None else points
     for name, number in (
         ("degree", degree),
