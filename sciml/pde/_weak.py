@@ -63,7 +63,7 @@ def petrov_galerkin(
     penalty: float = 100.0,
 ) -> Callable:
     """The residuals of a weak form against test functions (variational PINNs; Kharazmi, Zhang & Karniadakis, CMAME 374,
-    2021, eq. 8), beside those of the conditions that are trained, times `penalty`^(1/2).
+    2021, eq. 8), beside those of the conditions that are trained, times the root of `penalty`.
 
     `form(u_x, u_y, v, v_x, v_y, ...)` is the integrand, linear in the test function `v` and its first derivatives: for
     -laplacian(u) = f it is `u_x * v_x + u_y * v_y - f * v`. Test functions are products over the axes of the integrated
