@@ -241,7 +241,12 @@ def _seam(pde, value: Value, field: str, target: str) -> str:
         index = pde.axes.index(axis)
         order = max((p.count(index) * (2 if isinstance(p, Laplacian) else 1) for p in partials), default=0)
         for piece in value.on.pieces:
-            if axis in piece.bounds and order and _jumps(pde, piece, index, order, lambda p: read(p, numbers)):
+            # Data that are a number have derivatives too.
+            if (
+                axis in piece.bounds
+                and order
+                and _jumps(pde, piece, index, order, lambda p: read(p, numbers) + 0 * p[0])
+            ):
                 return axis
     return ""
 
