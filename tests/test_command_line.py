@@ -102,7 +102,7 @@ def test_list_shows_each_problem(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     row = next(line for line in out.splitlines() if " burgers " in line)
-    assert "relative_l2 <= 0.0001" in row and "60 s" in row and "Burgers' equation" in row
+    assert "relative_l2 <= 1e-05" in row and "60 s" in row and "Burgers' equation" in row
     assert "poisson_holes" in out
 
 
