@@ -7,7 +7,7 @@ from scipy.optimize import brentq
 from scipy.special import jn_zeros
 
 import sciml
-from sciml import PDE, Ball, Box, Unknown, condition, eigenmodes, flux, value
+from sciml import PDE, Ball, Box, Unknown, condition, eigenmodes, flux, jump, value
 
 ROD = Box(x=(0, 1))
 
@@ -26,6 +26,28 @@ def found(modes):
 
 def modes_of(pde, count=4, **settings):
     return eigenmodes(pde, "lam", count, budget=settings.pop("budget", 4.0), report=False, **settings)
+
+
+def test_a_string_of_two_densities():
+    """Its halves have a network each; the frequencies w solve 2 sin(w / 2) cos(w) + cos(w / 2) sin(w) = 0."""
+    rod = ROD.split(x=2)
+    meet = [jump(quantity, on=rod.interface()) for quantity in (lambda u: u, lambda u_n: u_n)]
+    pde = PDE(
+        rod,
+        lambda u_xx, u, lam, density: u_xx + lam * density * u,
+        value(u=0.0, on=rod.boundary()),
+        *meet,
+        density={"x0": 1.0, "x1": 4.0},
+        lam=0.0,
+    )
+
+    def frequencies(w):
+        return 2 * np.sin(w / 2) * np.cos(w) + np.cos(w / 2) * np.sin(w)
+
+    grid = np.linspace(0.1, 10, 400)
+    ends = [(a, b) for a, b in zip(grid, grid[1:]) if frequencies(a) * frequencies(b) < 0][:3]
+    exact = np.array([brentq(frequencies, a, b, xtol=1e-14) for a, b in ends])
+    np.testing.assert_allclose(found(modes_of(pde, 3)), exact**2, rtol=1e-7)
 
 
 def test_string():

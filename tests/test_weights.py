@@ -534,7 +534,7 @@ def test_scaled_outputs_are_in_the_units_of_the_field():
 
 @pytest.mark.parametrize(
     "size, exact, dtype",
-    [(1e5, False, np.float64), (1e-6, None, np.float32), (1e-6, False, np.float32)],
+    [(1e5, None, np.float32), (1e5, False, np.float64), (1e-6, None, np.float64), (1e-6, False, np.float32)],
 )
 def test_any_size_trains_as_well(size, exact, dtype):
     with jax.enable_x64(dtype == np.float64):

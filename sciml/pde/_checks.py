@@ -12,7 +12,7 @@ from ._condition import Condition, Derived, Jump, Observations, Periodic, Value
 from ._derivatives import Laplacian
 from ._domain import Domain
 from ._integral import Integral
-from ._names import POINT, Derivative, Normal, coordinates, space
+from ._names import INTERIOR, POINT, Derivative, Normal, coordinates, space
 from ._unknown import Unknown
 
 
@@ -230,12 +230,12 @@ def _number(result, target, item) -> float:
 
 def _uses(pde, field):
     """All meanings that concern a field: in the interior, and in conditions."""
-    interior = [m for t in pde.groups["interior"].terms for m in t.meanings.values()]
+    interior = [m for t in pde.groups[INTERIOR].terms for m in t.meanings.values()]
     interior += [m for ms in (*pde.derived_meanings.values(), *pde.integral_meanings.values()) for m in ms.values()]
     outside = [
         (group, m)
         for group in pde.groups.values()
-        if group.label != "interior" and not isinstance(group.source, Jump)
+        if group.label != INTERIOR and not isinstance(group.source, Jump)
         for term in group.terms
         for m in term.meanings.values()
     ]

@@ -39,25 +39,17 @@ class ConstrainedFields(eqx.Module):
     pde: Any = eqx.field(static=True)
 
     def __call__(self, point: Float[Array, " d"]) -> Float[Array, " m"]:
-        raw = jnp.ravel(self.network(features(self.pde, point)))
-        return self._constrained(point, raw if self.pde.parts == 1 else of_part(self.pde, raw, self._part_at(point)))
-
-    def in_part(self, part: Array) -> Callable:
-        """The fields of the part of the domain with the number `part`, as a function of one point anywhere."""
-
-        def fields(point):
-            raw = jnp.ravel(self.network(features(self.pde, point)))
-            if self.pde.parts == 1:
-                return self._constrained(point, raw)
-            return self._constrained(point, of_part(self.pde, raw, part))
-
-        return fields
-
-    def _part_at(self, point):
         # Which part it is has no derivative.
-        return self.pde.domain.part_at(jax.lax.stop_gradient(point))
+        part = self.pde.domain.part_at(jax.lax.stop_gradient(point)) if self.pde.parts > 1 else 0
+        return self.in_part(part)(point)
 
-    def _constrained(self, point, raw):
+    def in_part(self, part: Array | int) -> Callable:
+        """The fields of the part of the domain with the number `part`, as a function of one point anywhere."""
+        return lambda point: self._in_part(point, part)
+
+    def _in_part(self, point, part):
+        raw = jnp.ravel(self.network(features(self.pde, point)))
+        raw = of_part(self.pde, raw, part) if self.pde.parts > 1 else raw
         constraints = self.pde.constraints
         if not any(c.faces or c.regions for c in constraints):
             return raw

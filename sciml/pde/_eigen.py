@@ -22,12 +22,13 @@ from jaxtyping import Array, Float
 from .._loss import Groups
 from .._precision import double_precision
 from .._progress import busy
-from ..nn import RandomFeatures, random_features
+from ..nn import RandomFeatures
 from ._linear import (
     MANY,
     POINTS_PER_FEATURE,
     SPREADS,
     SPREADS_OF_MANY,
+    _drawn,
     _random_points,
     _sobol_points,
     _with_corners,
@@ -140,7 +141,7 @@ class _Pencil(NamedTuple):
     def _check(self, other: PDE, parameter: str, key: Array) -> None:
         if not all(is_affine(p, key) for p in self):
             raise ValueError("eigenmodes: the equations or conditions are not linear in the fields")
-        network = random_features(self.zero.in_size, self.zero.out_size, 20, 2.0, key=key)
+        network = _drawn(self.zero, 20, 2.0, key)
         points = self.zero.points(16, 16)(key)
         for p in (*self, other):
             tables = tabulate(p, network, points, {})
@@ -220,8 +221,7 @@ def _shift(modes: Modes, near: float) -> float | None:
 def _modes(problem: _Pencil, size: int, spread: float, count: int, near: float, shift: float | None, key) -> Modes:
     drawn, fitted, checked = jax.random.split(key, 3)
     pde = problem.zero
-    features = random_features(pde.in_size, pde.out_size, size // pde.out_size, spread, key=drawn)
-    network = _with_corners(pde, features)
+    network = _with_corners(pde, _drawn(pde, size // pde.out_size, spread, drawn))
     points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
     a, b = (np.asarray(m) for m in pencil(*problem, network, points))
     values, outputs = _pairs(a, b, count, near, shift)

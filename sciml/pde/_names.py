@@ -10,6 +10,8 @@ from ._derivatives import Laplacian, Partial
 
 NORMAL = "n"
 POINT = "point"
+# The label of the points where equations hold.
+INTERIOR = "interior"
 # Of more names than this a message shows some.
 LISTED = 20
 

@@ -17,13 +17,11 @@ from ._constraint import ConstrainedFields, Constraint, constrain, exact_values,
 from ._corners import contradictions
 from ._domain import Domain
 from ._integral import Integral, check_integral, field_names, integrated
-from ._names import Coordinate, Meaning, Normal, Parameter, Point, Vocabulary, arguments, find_fields, listed
+from ._names import INTERIOR, Coordinate, Meaning, Normal, Parameter, Point, Vocabulary, arguments, find_fields, listed
 from ._quantities import demands, field_partials, read
 from ._stochastic import Directed, derivatives_along
 from ._subdomains import PART, Subdomains, by_part, parts_of
 from ._unknown import Unknown
-
-INTERIOR = "interior"
 
 
 @dataclass(frozen=True)

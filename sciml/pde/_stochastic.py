@@ -18,9 +18,8 @@ from jaxtyping import Array, Float
 from .._fit import Stream, _Function
 from .._loss import Groups, mean_squares
 from ._derivatives import Laplacian, Partial, derivatives
-from ._names import Derivative, space
+from ._names import INTERIOR, Derivative, space
 
-INTERIOR = "interior"
 # Directions of one sweep.
 AT_ONCE = 24
 
