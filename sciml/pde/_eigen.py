@@ -28,10 +28,10 @@ from ._linear import (
     POINTS_PER_FEATURE,
     SPREADS,
     SPREADS_OF_MANY,
-    _random_points,
-    _sobol_points,
     _with_corners,
     is_affine,
+    random_points,
+    sobol_points,
 )
 from ._pde import PDE
 from ._rows import jacobian_rows, residual_rows, tabulate
@@ -222,11 +222,11 @@ def _modes(problem: _Pencil, size: int, spread: float, count: int, near: float, 
     pde = problem.zero
     features = random_features(pde.in_size, pde.out_size, size // pde.out_size, spread, key=drawn)
     network = _with_corners(pde, features)
-    points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
+    points = sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
     a, b = (np.asarray(m) for m in pencil(*problem, network, points))
     values, outputs = _pairs(a, b, count, near, shift)
     # The residual where nothing was fitted.
-    a, b = (np.asarray(m) for m in pencil(*problem, network, _random_points(pde, checked)))
+    a, b = (np.asarray(m) for m in pencil(*problem, network, random_points(pde, checked)))
     right, left = b @ outputs.T, a @ outputs.T
     sizes = np.linalg.norm(right, axis=0)
     gaps = np.linalg.norm(left - values * right, axis=0) / np.maximum(sizes, np.finfo(float).tiny)
