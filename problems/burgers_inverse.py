@@ -43,6 +43,11 @@ def problem(points: int = 2000, noise: float = 0.01, guess: float = 0.01, data_s
 
 
 def evaluate(solution: sciml.Solution) -> dict[str, float]:
-    """The viscosity found and its relative error."""
-    nu = solution.parameters["nu"]
-    return {"nu": nu, "nu_relative_error": abs(nu - NU) / NU}
+    """The viscosity found, its relative error, its standard error, and by how many of these it is off."""
+    nu, error = solution.parameters["nu"], solution.standard_errors()["nu"]
+    return {
+        "nu": nu,
+        "nu_relative_error": abs(nu - NU) / NU,
+        "nu_se": error,
+        "nu_deviations": abs(nu - NU) / error,
+    }

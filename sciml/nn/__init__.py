@@ -10,6 +10,7 @@ from ._features import InWindow as InWindow
 from ._features import JoinedFeatures as JoinedFeatures
 from ._features import PartFeatures as PartFeatures
 from ._features import PartNetworks as PartNetworks
+from ._features import PriorFeatures as PriorFeatures
 from ._features import RandomFeatures as RandomFeatures
 from ._features import TanhFeatures as TanhFeatures
 from ._features import WaveFeatures as WaveFeatures

@@ -21,6 +21,21 @@ class RandomFeatures(eqx.Module):
         return self.output @ hidden if hidden.ndim == 1 else jnp.sum(self.output * hidden, axis=1)
 
 
+class PriorFeatures(eqx.Module):
+    """`(in_size,) -> (out_size,)`: (scale * output) @ hidden(x), where the rows `believed` of `output` are standard
+    normal before anything is known: `scale` is the standard deviation of their weights. It is zero where an output does
+    not depend on a feature.
+    """
+
+    hidden: Callable
+    output: Float[Array, "out_size features"]
+    scale: Float[Array, "out_size features"]
+    believed: tuple[int, ...] = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        return (self.scale * self.output) @ self.hidden(x)
+
+
 class TanhFeatures(eqx.Module):
     """`(in_size,) -> (features,)`: tanh(weight @ x + bias)."""
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
-from ._condition import Observations
+from ._inverse import is_inverse, solve_inverse
 from ._linear import ENOUGH, MANY, Fit, is_affine, measured, solve_whole
 from ._march import Plan, has_waves, initial_groups, march
 from ._pde import PDE
@@ -37,6 +37,8 @@ HOPELESS = 0.7
 UNRESOLVED = 0.3
 # Of the budget, where training may do better.
 SHARE = 0.85
+# Of the budget, for problems with unknown parameters or data: training takes longer.
+INVERSE_SHARE = 0.6
 # Windows are not tried with fewer seconds than this: compilation alone takes a quarter of it.
 LONG = 40.0
 
@@ -51,11 +53,13 @@ class Direct(NamedTuple):
 
 
 def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
-    """The best solution by least squares within `budget` seconds; None for problems with unknown parameters or data,
-    and where nothing was found.
+    """The best solution by least squares within `budget` seconds; None where nothing was found, and for problems with
+    unknown parameters or data whose equations the features do not fulfil within the noise.
     """
-    if pde.unknowns or any(isinstance(g.region, Observations) for g in pde.trained_groups):
+    if is_inverse(pde) and (pde.parts > 1 or pde.integrals):
         return None
+    if is_inverse(pde):
+        return _inverse(pde, key, INVERSE_SHARE * budget)
     start = time.perf_counter()
     known, whole_key, march_key = (jax.random.fold_in(key, i) for i in (2, 3, 4))
     affine, evolves = is_affine(pde, known), bool(initial_groups(pde))
@@ -77,6 +81,15 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
             if _enough(found):
                 break
     return min(found, key=lambda d: d.fit.residual, default=None)
+
+
+def _inverse(pde: PDE, key: Array, budget: float) -> Direct | None:
+    found = solve_inverse(pde, key, budget)
+    if found is None:
+        return None
+    fit = Fit(found.fields, found.residual, found.spread, found.losses)
+    kind = f"{found.count} numbers: outputs of random tanh features of spread {found.spread:g}, and parameters"
+    return Direct(fit, "least squares for equations and data together", kind, found.count)
 
 
 def _enough(found: list[Direct]) -> bool:

@@ -29,10 +29,10 @@ from ._linear import (
     SPREADS,
     SPREADS_OF_MANY,
     _drawn,
-    _random_points,
-    _sobol_points,
     _with_corners,
     is_affine,
+    random_points,
+    sobol_points,
 )
 from ._pde import PDE
 from ._rows import jacobian_rows, residual_rows, tabulate
@@ -222,11 +222,11 @@ def _modes(problem: _Pencil, size: int, spread: float, count: int, near: float, 
     drawn, fitted, checked = jax.random.split(key, 3)
     pde = problem.zero
     network = _with_corners(pde, _drawn(pde, size // pde.out_size, spread, drawn))
-    points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
+    points = sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
     a, b = (np.asarray(m) for m in pencil(*problem, network, points))
     values, outputs = _pairs(a, b, count, near, shift)
     # The residual where nothing was fitted.
-    a, b = (np.asarray(m) for m in pencil(*problem, network, _random_points(pde, checked)))
+    a, b = (np.asarray(m) for m in pencil(*problem, network, random_points(pde, checked)))
     right, left = b @ outputs.T, a @ outputs.T
     sizes = np.linalg.norm(right, axis=0)
     gaps = np.linalg.norm(left - values * right, axis=0) / np.maximum(sizes, np.finfo(float).tiny)

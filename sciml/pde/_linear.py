@@ -95,18 +95,18 @@ def solve_whole(pde: PDE, key: Array, budget: float, affine: bool) -> Fit:
 
 def measured(pde: PDE, fields, key: Array, spread: float) -> Fit:
     """The fields with the residual that they leave at random points."""
-    losses = _mean_squares(pde, fields, _random_points(pde, key))
+    losses = _mean_squares(pde, fields, random_points(pde, key))
     return Fit(fields, _relative(pde, losses, key), spread, {n: float(v) for n, v in losses.items()})
 
 
 def relative_residual(pde: PDE, fields, key: Array) -> float:
     """The root mean square residual of `fields` over that of a network that returns zero, at random points."""
-    return _relative(pde, _mean_squares(pde, fields, _random_points(pde, key)), key)
+    return _relative(pde, _mean_squares(pde, fields, random_points(pde, key)), key)
 
 
 def _relative(pde: PDE, losses: dict[str, Array], key: Array) -> float:
     one = _drawn(pde, 1, 1.0, key)
-    others = (_mean_squares(pde, pde.model(n), _random_points(pde, key)) for n in (one, _filled(one, key)))
+    others = (_mean_squares(pde, pde.model(n), random_points(pde, key)) for n in (one, _filled(one, key)))
     return _relative_size(pde, losses, *others)
 
 
@@ -119,7 +119,7 @@ def _relative_size(pde: PDE, losses, of_zero, of_some) -> float:
 def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
     drawn, fitted, checked = jax.random.split(key, 3)
     network = _with_corners(pde, _drawn(pde, count, spread, drawn))
-    points = _sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
+    points = sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
     tables, shape = tabulate(pde, network, points, {}), network.output.shape
 
     found = minimise(
@@ -134,7 +134,7 @@ def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
 
 def _checked(pde: PDE, network: RandomFeatures, key: Array, spread: float) -> Fit:
     """As `measured`, by tables, which take less time to compile."""
-    tables = tabulate(pde, network, _random_points(pde, key), {})
+    tables = tabulate(pde, network, random_points(pde, key), {})
     zero, some = jnp.zeros_like(network.output), jnp.zeros_like(network.output).at[:, 0].set(1.0)
     losses, *others = (mean_square_rows(pde, tables, output) for output in (network.output, zero, some))
     residual = _relative_size(pde, losses, *others)
@@ -170,13 +170,15 @@ def _with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:
 
 
 @eqx.filter_jit
-def _sobol_points(pde: PDE, key: Array, n: int) -> Groups:
+def sobol_points(pde: PDE, key: Array, n: int) -> Groups:
+    """Evenly drawn points of all groups, `n` in the interior."""
     counts = pde.point_counts(n)
     return Groups({g.label: pde.draw(g, counts[g.label], key, even=True) for g in pde.trained_groups})
 
 
 @eqx.filter_jit
-def _random_points(pde: PDE, key: Array) -> Groups:
+def random_points(pde: PDE, key: Array) -> Groups:
+    """Random points of all groups, as many for any features."""
     return pde.points(2048, 512)(key)
 
 

@@ -42,6 +42,12 @@ class Factored:
             solution = np.full((self.size, 1), np.nan)
         return solution[:, 0], float(np.linalg.norm(turned[: self.size]))
 
+    def variances(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Of the numbers `rows @ x` (of x itself), where x has the covariance (A^T A)^-1 of a matrix A."""
+        right = np.eye(self.size, order="F") if rows is None else np.asfortranarray(rows.T)
+        solved, _ = self._lapack.dtrtrs(self._factors[: self.size], right, trans=1)
+        return (solved**2).sum(axis=0)
+
 
 class Normal:
     """The Cholesky factor of the normal equations: half the work of QR, for columns that are not nearly dependent."""
@@ -87,6 +93,7 @@ def minimise(
     factored: Factored | Normal | None = None,
     steps: int = MAX_STEPS,
     factor: Callable[[np.ndarray], Factored | Normal] = Factored,
+    converged: float = CONVERGED,
 ) -> Minimum:
     """The least squares of `residuals(point)` by Newton's method with the derivatives of the residuals only
     (Gauss-Newton), the step halved until the residuals decrease.
@@ -106,7 +113,7 @@ def minimise(
             factored, fresh = factor(matrix), True
             seconds += time.perf_counter() - began
         step, part = factored.solve(-values)
-        if not np.isfinite(step).all() or part <= CONVERGED * size:
+        if not np.isfinite(step).all() or part <= converged * size:
             break
         found = _decreased(residuals, point, step, size, smallest=1 / 64 if fresh else 1.0)
         if found is None:

@@ -172,7 +172,7 @@ class PDE:
         """The residual of every term of the groups in `batch`, at their points. This is a loss for `fit`."""
         out: dict[str, Array] = {}
         for label, points in batch.items():
-            out |= self._group_residuals(self.groups[label], model, points)
+            out |= self.group_residuals(self.groups[label], model, points)
         return out
 
     @property
@@ -219,7 +219,8 @@ class PDE:
             name: model.unknown[name]() if name in self.unknowns else number for name, number in self.numbers.items()
         }
 
-    def _group_residuals(self, group: Group, model, points) -> dict[str, Array]:
+    def group_residuals(self, group: Group, model, points) -> dict[str, Array]:
+        """The residual of every term of a group, at its points."""
         region, directions = group.region, None
         if isinstance(points, Directed):
             points, directions = points.points, points.directions

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._loss import Groups
-from ._condition import Jump
+from ..nn import PriorFeatures
+from ._condition import Jump, Observations
 from ._constraint import factors, of_part
 from ._constraint import features as inputs_at
 from ._derivatives import Partial, derivatives
@@ -43,7 +44,7 @@ class Table(eqx.Module):
 
     points: Float[Array, "n d"]
     normals: Float[Array, "n d"]
-    known: Float[Array, "n terms"]
+    known: Float[Array, "n terms"]  # what was measured, or the values of the targets instead of the declared ones
     base: dict[Partial, Float[Array, "n fields"]]
     basis: dict[Partial, Float[Array, "n shared features"]]
     part: Int[Array, "n sides"]
@@ -61,13 +62,16 @@ def tabulate(pde: PDE, network: Any, batch: Groups, given: Given) -> dict[str, T
 
 @eqx.filter_jit
 def residual_rows(
-    pde: PDE, tables: dict[str, Table], output: Float[Array, "outputs features"]
+    pde: PDE, tables: dict[str, Table], output: Float[Array, "outputs features"], numbers: Mapping | None = None
 ) -> Float[Array, " rows"]:
-    """The weighted residuals of all groups at their points; their squares add up to weighted mean squares."""
+    """The weighted residuals of all groups at their points; their squares add up to weighted mean squares.
+
+    `numbers` are the parameters of the equations, where some are unknown.
+    """
     rows = []
     for label, table in tables.items():
-        terms = _at_points(_terms(pde, label), table)(_fields(pde, table, output))
-        rows.append(_weight(label, len(table.points)) * terms.ravel())
+        terms = _at_points(_terms(pde, label, numbers), table)(_fields(pde, table, output))
+        rows.append(row_weight(label, len(table.points)) * terms.ravel())
     return jnp.concatenate(rows)
 
 
@@ -83,12 +87,12 @@ def mean_square_rows(pde: PDE, tables: dict[str, Table], output: Float[Array, "o
 
 @eqx.filter_jit
 def jacobian_rows(
-    pde: PDE, tables: dict[str, Table], output: Float[Array, "outputs features"]
+    pde: PDE, tables: dict[str, Table], output: Float[Array, "outputs features"], numbers: Mapping | None = None
 ) -> Float[Array, "rows entries"]:
     """The derivatives of `residual_rows` by the entries of `output`."""
     rows = []
     for label, table in tables.items():
-        slopes = _at_points(jax.jacrev(_terms(pde, label)), table)(_fields(pde, table, output))
+        slopes = _slopes(pde, label, table, _fields(pde, table, output), numbers)
         rows.append(_by_output(pde, label, table, slopes, output.shape))
     return jnp.concatenate(rows)
 
@@ -104,17 +108,30 @@ def linearised_rows(
     for label, table in tables.items():
         at = jax.vmap(lambda p, table=table: fields(p, tuple(table.base)))(table.points)
         residuals = _at_points(_terms(pde, label), table)((at, {}))
-        slopes = _at_points(jax.jacrev(_terms(pde, label)), table)((at, {}))
+        slopes = _slopes(pde, label, table, (at, {}))
         from_base = sum(jnp.einsum("ntf,nf->nt", slopes[0][p], at[p] - base) for p, base in table.base.items())
         rows.append(_by_output(pde, label, table, slopes, shape))
-        right.append(_weight(label, len(table.points)) * (from_base - residuals).ravel())
+        right.append(row_weight(label, len(table.points)) * (from_base - residuals).ravel())
     return jnp.concatenate(rows), jnp.concatenate(right)
+
+
+def terms_size(pde: PDE, tables: dict[str, Table], output, numbers: Mapping) -> Array:
+    """The norm of the terms that the weighted residuals are the sum of: derivatives of the fields times the slopes by
+    them."""
+    total = jnp.zeros(())
+    for label, table in tables.items():
+        partials, integrals = _fields(pde, table, output)
+        slopes, _ = _slopes(pde, label, table, (partials, integrals), numbers)
+        terms = sum(jnp.sum((s * partials[p][:, None]) ** 2) for p, s in slopes.items())
+        total = total + row_weight(label, len(table.points)) ** 2 * terms
+    return jnp.sqrt(total)
 
 
 class _Place(NamedTuple):
     """What a table has that does not depend on the features."""
 
     points: Array
+    measured: Array | None
     normals: Array
     base: dict[Partial, Array]
     part: Array
@@ -125,9 +142,11 @@ def _places(pde: PDE, batch: Groups, outputs: int) -> dict[str, _Place]:
     nothing = pde.model(lambda inputs: jnp.zeros(outputs, inputs.dtype))
 
     def one(group, points):
+        points, measured = _measured(group, points)
         normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)
         part = _parts(pde, group, points, normals)
-        return _Place(points, normals, _of_sides(pde, group, lambda p, k: nothing.in_part(k)(p), points, part), part)
+        base = _of_sides(pde, group, lambda p, k: nothing.in_part(k)(p), points, part)
+        return _Place(points, measured, normals, base, part)
 
     return {n: one(pde.groups[n], points) for n, points in batch.items()}
 
@@ -135,21 +154,30 @@ def _places(pde: PDE, batch: Groups, outputs: int) -> dict[str, _Place]:
 @eqx.filter_jit
 def _features(pde: PDE, network, batch: Groups, parts: dict[str, Array]):
     """By group, the features' partial derivatives, and the integrals without the network and by its output."""
-    shared = not any(c.faces or c.regions for c in pde.constraints)
+    with_prior = isinstance(network, PriorFeatures)
+    shared = not with_prior and not any(c.faces or c.regions for c in pde.constraints)
 
     def in_fields(point, part):
         features = network.hidden(inputs_at(pde, point))
         features = features[None] if features.ndim == 1 else of_part(pde, features, part)
+        features = network.scale * features if with_prior else features
         return features if shared else factors(pde, point)[:, None] * features
 
     def one(group, points, part):
+        points, _ = _measured(group, points)
         asked = pde.integrals_in({n: m for t in group.terms for n, m in t.meanings.items()})
         return _of_sides(pde, group, in_fields, points, part), *_integrals(pde, network, asked, points)
 
     return {n: one(pde.groups[n], points, parts[n]) for n, points in batch.items()}
 
 
+def _measured(group: Group, points: Any) -> tuple[Array, Array | None]:
+    """The points of a group, and what was measured there."""
+    return (points["points"], points["values"]) if isinstance(group.region, Observations) else (points, None)
+
+
 def _table(place: _Place, features, known: Array | None) -> Table:
+    known = place.measured if known is None else known
     known = jnp.zeros((len(place.points), 0)) if known is None else known
     return Table(place.points, place.normals, known, place.base, features[0], place.part, *features[1:])
 
@@ -218,7 +246,7 @@ def _by_output(pde: PDE, label: str, table: Table, slopes, shape) -> Float[Array
         parts = jnp.einsum("ntck,nco->ntok", parts, jax.nn.one_hot(_owners(pde, table), shape[0], dtype=parts.dtype))
     found: Any = parts + sum(slope[..., None] * table.share[n][:, None] for n, slope in by_integral.items())
     found = jnp.broadcast_to(found, (*found.shape[:2], *shape))
-    return _weight(label, len(table.points)) * found.reshape(-1, shape[0] * shape[1])
+    return row_weight(label, len(table.points)) * found.reshape(-1, shape[0] * shape[1])
 
 
 def _at_points(function: Callable, table: Table) -> Callable:
@@ -226,13 +254,20 @@ def _at_points(function: Callable, table: Table) -> Callable:
     return lambda fields: jax.vmap(function)(fields, table.points, table.normals, table.known, table.part)
 
 
-def _terms(pde: PDE, label: str):
+def _slopes(pde: PDE, label: str, table: Table, fields, numbers: Mapping | None = None):
+    """The derivatives of the residuals by the fields' partial derivatives, and by the integrals."""
+    return _at_points(jax.jacrev(_terms(pde, label, numbers)), table)(fields)
+
+
+def _terms(pde: PDE, label: str, numbers: Mapping | None = None):
     """The residuals of a group at a point, from the fields' partial derivatives and the integrals there."""
     group = pde.groups[label]
     meanings = {n: m for t in group.terms for n, m in t.meanings.items()}
+    given = dict(pde.numbers if numbers is None else numbers)
+    measured = isinstance(group.region, Observations)
 
     def side(partials, totals, point, normal, part):
-        numbers = dict(pde.numbers) | {n: t[0] for n, t in totals.items()}
+        numbers = given | {n: t[0] for n, t in totals.items()}
         numbers |= {PART: part} if pde.parts > 1 else {}
         found = {f: {p: v[i] for p, v in partials.items()} for i, f in enumerate(pde.fields)}
         return read(pde, meanings, found, point, normal, numbers)
@@ -244,9 +279,10 @@ def _terms(pde: PDE, label: str):
             before, behind = (side(half, totals, point, normal, k) for half, k in zip(halves, part))
             return jnp.stack([jnp.asarray(t.function(before, behind)) for t in group.terms])
         values = side(partials, totals, point, normal, part[0])
-        if known.size:
+        if known.size and not measured:
             return jnp.stack([values[t.function.target] for t in group.terms]) - known  # pyright: ignore
-        return jnp.stack([jnp.asarray(t.function(**{n: values[n] for n in t.meanings})) for t in group.terms])
+        extra = {"measured": known} if measured else {}
+        return jnp.stack([jnp.asarray(t.function(**{n: values[n] for n in t.meanings}, **extra)) for t in group.terms])
 
     return at_point
 
@@ -269,5 +305,6 @@ def weighted_size(pde: PDE, losses: Mapping[str, Array]) -> float:
     return float(np.sqrt(sum(weights[n] * float(v) for n, v in losses.items())))
 
 
-def _weight(label, count) -> float:
+def row_weight(label: str, count: int) -> float:
+    """What the residuals of a group are multiplied by."""
     return (1.0 if label == INTERIOR else CONDITION_WEIGHT) / np.sqrt(count)

@@ -44,9 +44,13 @@ class Solution:
         shape, or a dict of them by field where there are several fields. Points outside the domain are
         extrapolated. Raises ValueError for a missing or unknown coordinate.
         """
+        return self._by_field(self._evaluate, coordinates)
+
+    def _by_field(self, function, coordinates: Mapping[str, Any]) -> Any:
+        """`function(points)` -> `(n, fields)` at coordinates, in their common shape, by field if there are several."""
         self._check_axes(coordinates)
         arrays = np.broadcast_arrays(*[np.asarray(coordinates[a], float) for a in self.pde.axes])
-        values = self._evaluate(np.stack([a.ravel() for a in arrays], axis=1))
+        values = function(np.stack([a.ravel() for a in arrays], axis=1))
         fields = {f: values[:, i].reshape(arrays[0].shape) for i, f in enumerate(self.pde.fields)}
         return fields[self.pde.fields[0]] if len(fields) == 1 else fields
 
@@ -117,6 +121,29 @@ class Solution:
         """The parameters of the equation; unknown ones as found."""
         with double_precision(self._is_double):
             return {name: float(number) for name, number in self.pde.parameters(self.model).items()}
+
+    def standard_errors(self, **coordinates: Any) -> Any:
+        """What the noise of the data makes uncertain: without coordinates a dict of the standard error of each unknown
+        parameter, in its own unit; `solution.standard_errors(t=0.5, x=[0.0, 0.1])` those of the fields at points, in
+        the shapes of `solution(...)`.
+
+        The noise is taken as Gaussian and independent, its size from what each `observe` misses; equations and
+        conditions as exact; all is linearised around the solution (Seber & Wild, Nonlinear Regression, 1989, section
+        2.1). Fields that nothing observes, if they were found by least squares, have a prior, which counts too.
+        Raises ValueError for problems without observations, or with too few of them to tell their noise.
+        """
+        from ._uncertainty import field_errors, parameter_errors
+
+        with double_precision():
+            if not coordinates:
+                return parameter_errors(self.pde, self._linearised)
+            return self._by_field(lambda points: field_errors(self._linearised, points), coordinates)
+
+    @functools.cached_property
+    def _linearised(self) -> Any:
+        from ._uncertainty import linearised
+
+        return linearised(self.pde, self.model)
 
     def plot(self, path: Any = None) -> Any:
         """A figure of the solution, the reference and the error where there is one, and the losses; also written as
@@ -237,6 +264,7 @@ def _network_of(path: str | os.PathLike, pde: PDE) -> Any:
 
 KINDS = (
     nn.RandomFeatures,
+    nn.PriorFeatures,
     nn.WindowedFeatures,
     nn.JoinedFeatures,
     nn.TanhFeatures,

@@ -20,6 +20,7 @@ from ..optim import self_scaled_broyden
 from ._condition import Observations
 from ._constraint import part_ranges
 from ._direct import Direct, solve_directly
+from ._inverse import is_inverse
 from ._linear import relative_residual
 from ._pde import PDE
 from ._points import AdaptivePoints, adaptive
@@ -52,7 +53,8 @@ def solve(
 
     If nothing but the budget is given, the output layer of random features is found by least squares, on the whole
     domain for problems that are affine in the fields or have no time, and in windows of time for evolutions if the
-    budget is 40 s or more. The result is taken if it leaves less than 1e-3 of the residual at points that
+    budget is 40 s or more; together with unknown parameters where there are observations. The result is taken if it
+    leaves less than 1e-3 of the residual (with observations: less than their noise hides) at points that
     were not fitted. Otherwise a network is trained, and the better of the two returned. All that is not given is
     chosen:
 
@@ -85,7 +87,7 @@ def solve(
                 found = solve_directly(pde, key, budget)
             if found is not None:
                 direct = _direct_solution(pde, found, time.perf_counter() - start)
-                if found.fit.residual <= ACCEPTED:
+                if found.fit.residual <= ACCEPTED or is_inverse(pde):
                     return direct
         network = default_network(pde, jax.random.fold_in(key, 1)) if model is None else _cast(model)
         fields = pde.model(network)
