@@ -10,7 +10,7 @@ from sciml import PDE, Box, Solution, Unknown, derived, double_precision, observ
 from sciml.nn import PriorFeatures, TanhFeatures, mlp
 from sciml.pde._hidden import Drawn, Group, adapted, steady_axes
 from sciml.pde._inverse import is_inverse, solve_inverse
-from sciml.pde._newton import Factored
+from sciml.pde._newton import Equilibrated, Factored
 
 LINE = Box(t=(0, 2))
 RATE = 1.3
@@ -183,9 +183,15 @@ def test_variances_from_factors():
     random = np.random.default_rng(0)
     matrix, rows = random.standard_normal((30, 4)), random.standard_normal((5, 4))
     covariance = np.linalg.inv(matrix.T @ matrix)
-    factored = Factored(matrix)
-    np.testing.assert_allclose(factored.variances(), np.diag(covariance), rtol=1e-10)
-    np.testing.assert_allclose(factored.variances(rows), np.diag(rows @ covariance @ rows.T), rtol=1e-10)
+    for factored in (Factored(matrix), Equilibrated(matrix)):
+        np.testing.assert_allclose(factored.variances(), np.diag(covariance), rtol=1e-10)
+        np.testing.assert_allclose(factored.variances(rows), np.diag(rows @ covariance @ rows.T), rtol=1e-10)
+    # Columns of any unit.
+    units = np.array([1e-12, 1.0, 1e3, 1e12])
+    right = random.standard_normal(30)
+    np.testing.assert_allclose(Equilibrated(matrix * units).variances(), np.diag(covariance) / units**2, rtol=1e-9)
+    found, _ = Equilibrated(matrix * units).solve(right)
+    np.testing.assert_allclose(found * units, np.linalg.lstsq(matrix, right)[0], rtol=1e-9)
 
 
 def test_noise_in_units_of_its_own():

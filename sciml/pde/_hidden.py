@@ -119,4 +119,4 @@ def adapted(
         scale[field, group] = new
         output[field, group] *= old / new
     network = PriorFeatures(network.hidden, jnp.asarray(output), jnp.asarray(scale), network.believed)
-    return Drawn(network, drawn.active, drawn.groups), change
+    return Drawn(network, drawn.active, drawn.groups), float(change)

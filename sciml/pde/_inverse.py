@@ -21,7 +21,7 @@ from ._constraint import ConstrainedFields
 from ._derivatives import derivatives
 from ._hidden import Drawn, adapted, draw, steady_axes
 from ._linear import sobol_points
-from ._newton import Factored, minimise
+from ._newton import Equilibrated, minimise
 from ._pde import INTERIOR, PDE
 from ._quantities import demands
 from ._rows import Table, jacobian_rows, residual_rows, row_weight, tabulate, terms_size
@@ -161,10 +161,10 @@ class System:
 
     def fit(self, stage: float) -> None:
         """Gauss-Newton steps where equations count `stage` times as much as the data."""
-        self.strength = stage * self.level / min(self.noise.values())
-        found = minimise(self.residuals, self.jacobian, self.vector, converged=CONVERGED)
+        self.strength = stage * unit_strength(self.level, self.noise)
+        found = minimise(self.residuals, self.jacobian, self.vector, factor=Equilibrated, converged=CONVERGED)
         self.vector: np.ndarray = found.point
-        self.factored: Any = found.factored or Factored(self.jacobian(found.point))
+        self.factored: Any = found.factored or Equilibrated(self.jacobian(found.point))
 
     def adapt(self) -> float:
         """The noise, and the prior of hidden fields, as the data have them; how much the prior changed."""
@@ -241,7 +241,7 @@ class System:
     def _weights(self) -> np.ndarray:
         return row_weights(self.layout, self.noise, self.strength)
 
-    def _level(self) -> float:
+    def _level(self) -> dict[str, float]:
         columns = np.asarray(_columns(self.pde, self.tables, *self._parts(self.vector)))
         return level(self.layout, columns)
 
@@ -295,15 +295,20 @@ def row_weights(rows: Layout, noise: dict[str, float], strength: float) -> np.nd
     return weights
 
 
-def level(rows: Layout, columns: np.ndarray) -> float:
-    """By how much a change of the fields changes all data, over that of the equations."""
+def level(rows: Layout, columns: np.ndarray) -> dict[str, float]:
+    """By observed term, by how much a change of the fields changes all its data, over that of the equations."""
     equations = np.sqrt((columns[rows.equations] ** 2).sum(axis=0))
-    found = []
+    found = {}
     for d in rows.data:
         data = d.scale * np.sqrt((columns[d.rows] ** 2).sum(axis=0))
         used = (data > 0) & (equations > 0)
-        found.append(float(np.median(data[used] / equations[used])) if used.any() else 1.0)
-    return max(found)
+        found[d.name] = float(np.median(data[used] / equations[used])) if used.any() else 1.0
+    return found
+
+
+def unit_strength(levels: dict[str, float], noise: dict[str, float]) -> float:
+    """With which equations count as much as the data that count for most."""
+    return max(size / noise[name] for name, size in levels.items())
 
 
 def _deviation(values: np.ndarray) -> float:

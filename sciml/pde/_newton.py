@@ -49,6 +49,23 @@ class Factored:
         return (solved**2).sum(axis=0)
 
 
+class Equilibrated(Factored):
+    """The same of a matrix whose columns are brought to one length first, so that the damping knows no units."""
+
+    def __init__(self, matrix: np.ndarray):
+        self._units = 1 / np.sqrt(np.maximum((matrix**2).sum(axis=0), np.finfo(float).tiny))
+        super().__init__(matrix * self._units)
+
+    def solve(self, right: np.ndarray) -> tuple[np.ndarray, float]:
+        """As that of `Factored`."""
+        solution, part = super().solve(right)
+        return self._units * solution, part
+
+    def variances(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """As that of `Factored`."""
+        return super().variances(np.diag(self._units) if rows is None else rows * self._units)
+
+
 class Normal:
     """The Cholesky factor of the normal equations: half the work of QR, for columns that are not nearly dependent."""
 

@@ -16,9 +16,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ..nn import PriorFeatures, RandomFeatures
-from ._inverse import FREE, STAGES, Layout, layout, level, observed, row_weights
+from ._inverse import FREE, STAGES, Layout, layout, level, observed, row_weights, unit_strength
 from ._linear import sobol_points
-from ._newton import Factored
+from ._newton import Equilibrated
 from ._pde import PDE
 from ._rows import row_weight
 
@@ -37,7 +37,7 @@ class Linearised(NamedTuple):
 
     model: Any
     kept: np.ndarray
-    factored: Factored
+    factored: Equilibrated
     noise: dict[str, float]
 
     def variances(self, gradients: Float[np.ndarray, "n numbers"]) -> Float[np.ndarray, " n"]:
@@ -91,20 +91,20 @@ def field_errors(at: Linearised, points: Float[np.ndarray, "n d"]) -> Float[np.n
     return np.concatenate(found)
 
 
-def _weighed(rows: Layout, values, columns, prior, parameters: int) -> tuple[Factored, dict[str, float]]:
+def _weighed(rows: Layout, values, columns, prior, parameters: int) -> tuple[Equilibrated, dict[str, float]]:
     """The factors of J, and the noise of each observed term, which follows from what the data miss."""
     misfits = {d.name: float(np.sqrt(np.mean((values[d.rows] * d.scale) ** 2))) for d in rows.data}
     smallest = np.finfo(float).eps
     noise = {d.name: max(misfits[d.name], smallest * d.deviation) for d in rows.data}
     equations = row_weights(rows, dict.fromkeys(noise, np.inf), 1.0) * values
-    freedom, strength = max(1.0, float(parameters)), level(rows, columns)
+    freedom, levels = max(1.0, float(parameters)), level(rows, columns)
     for _ in range(2):
-        unit = strength / min(noise.values())
+        unit = unit_strength(levels, noise)
         # As much as they can count without a misfit of their own that the parameters would feel.
         most = np.sqrt(FREE * freedom) / max(unit * float(np.linalg.norm(equations)), smallest)
         stage = float(np.clip(most, STAGES[0], STAGES[-1]))
         weights = row_weights(rows, noise, stage * unit)
-        factored = Factored(np.concatenate([weights[:, None] * columns, prior]))
+        factored = Equilibrated(np.concatenate([weights[:, None] * columns, prior]))
         data = {d.name: columns[d.rows] * d.scale / noise[d.name] for d in rows.data}
         shares = {name: float(np.mean(factored.variances(block))) for name, block in data.items()}
         if max(shares.values()) > DETERMINED:
@@ -112,7 +112,7 @@ def _weighed(rows: Layout, values, columns, prior, parameters: int) -> tuple[Fac
                 "the data determine about as many parameters as there are observations, so their noise cannot be told "
                 "from them; more observations are needed"
             )
-        noise = {n: max(misfits[n], smallest) / np.sqrt(1 - share) for n, share in shares.items()}
+        noise = {d.name: max(misfits[d.name], smallest * d.deviation) / np.sqrt(1 - shares[d.name]) for d in rows.data}
         freedom = max(1.0, sum(shares[d.name] * d.count for d in rows.data))
     return factored, noise
 
