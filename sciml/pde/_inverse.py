@@ -83,7 +83,8 @@ def solve_inverse(pde: PDE, key: Array, budget: float) -> Inverse | None:
             took, left = time.perf_counter() - began, start + budget - time.perf_counter()
             if found[-1].strain <= ENOUGH or left < 1.5 * took:
                 break
-            if len(found) == 2 and _best(found).strain > HOPELESS:
+            # Two scales say enough; one, where it took long.
+            if _best(found).strain > HOPELESS and (len(found) == 2 or took > budget / 4):
                 return None
         # Twice the features take up to eight times as long.
         if _best(found).strain <= ENOUGH or left < 10 * took:
