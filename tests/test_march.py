@@ -1,6 +1,7 @@
-"""Least squares over random features, with Newton's method and in windows of time, against exact solutions."""
+"""Least squares over polynomials and random features, with Newton's method and in windows of time, against exact solutions."""
 
 import itertools
+from math import comb
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from sciml import PDE, Box, Polygon, Solution, condition, double_precision, periodic, value
-from sciml.nn import RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures
+from sciml import PDE, Ball, Box, Polygon, Solution, condition, double_precision, jump, periodic, value
+from sciml.nn import RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures, polynomial_features
+from sciml.nn._features import chebyshev
 from sciml.pde import Laplacian, derivatives
 from sciml.pde._constraint import features
 from sciml.pde._corners import corner_features
 from sciml.pde._direct import _marched
-from sciml.pde._linear import relative_residual, solve_whole
+from sciml.pde._linear import _suits_polynomials, relative_residual, solve_whole
 from sciml.pde._march import Plan, _waves, initial_groups, march
 from sciml.pde._newton import Factored, minimise
 
@@ -285,6 +287,77 @@ def test_a_load_up_to_the_corners():
         solution = Solution(pde, found.fields, None, {}, 0.0)
     x, y = np.random.default_rng(0).uniform(0, 1, (2, 200))
     assert abs(solution(x=x, y=y) - series(x, y)).max() < 1e-7
+
+
+def test_polynomial_features_are_products_of_chebyshev_polynomials():
+    network = polynomial_features(3, 2, 5)
+    assert network.output.shape == (2, comb(8, 3)) and network.hidden.degrees.sum(axis=1).max() == 5
+    x = np.array([0.3, -0.7, 0.9])
+    each = np.polynomial.chebyshev.chebvander(x, 5)
+    want = [np.prod([each[i][d] for i, d in enumerate(degrees)]) for degrees in np.asarray(network.hidden.degrees)]
+    with double_precision():
+        np.testing.assert_allclose(polynomial_features(3, 2, 5).hidden(jnp.asarray(x)), want, rtol=0, atol=1e-14)
+        for highest in (1, 2, 7, 64):
+            got = chebyshev(jnp.asarray(0.37), highest)
+            np.testing.assert_allclose(got, np.polynomial.chebyshev.chebvander(0.37, highest)[0], rtol=0, atol=1e-13)
+
+
+def test_smooth_solutions_are_found_by_polynomials():
+    """A Robin condition on a disc; no declared value holds the solution."""
+    disc = Ball(x=0.5, y=0.0, radius=1.5)
+
+    def exact(x, y, xp=np):
+        return xp.exp(0.5 * x) * xp.sin(y)
+
+    pde = PDE(
+        disc,
+        lambda u_xx, u_yy, x, y: u_xx + u_yy + 0.75 * exact(x, y, jnp),
+        condition(
+            lambda u, u_n, x, y: u_n + u - exact(x, y, jnp) * (1 + (0.5 * (x - 0.5) + y / jnp.tan(y)) / 1.5),
+            on=disc.boundary(),
+        ),
+        reference=exact,
+    )
+    with double_precision():
+        found = solve_whole(pde, KEY, 5.0, affine=True)
+        assert found.spread is None and found.residual < 1e-7
+        assert Solution(pde, found.fields, None, {}, 0.0).error()["relative_l2"] < 1e-8
+
+
+def test_each_part_has_polynomials_of_its_own():
+    """-(k u')' = 1 with k = 1 on the left and 100 on the right: a parabola each."""
+    rod = Box(x=(0, 2)).split(x=2)
+    pde = PDE(
+        rod,
+        lambda u_xx, k: k * u_xx + 1,
+        value(u=0.0, on=rod.boundary()),
+        jump(lambda u: u, on=rod.interface()),
+        jump(lambda k, u_n: k * u_n, on=rod.interface()),
+        k={"x0": 1.0, "x1": 100.0},
+    )
+    with double_precision():
+        found = solve_whole(pde, KEY, 2.0, affine=True)
+        solution = Solution(pde, found.fields, None, {}, 0.0)
+    # q = c - x with continuous u: c (1 + 1 / 100) = 1 / 2 + 3 / 200.
+    c = (0.5 + 0.015) / 1.01
+    assert found.spread is None
+    x = np.array([0.2, 0.9, 1.3, 1.8])
+    want = np.where(x < 1, c * x - x**2 / 2, c - 0.5 + (c * (x - 1) - (x**2 - 1) / 2) / 100)
+    np.testing.assert_allclose(solution(x=x), want, rtol=0, atol=1e-12)
+
+
+def test_polynomials_are_for_plain_domains():
+    square = Box(x=(0, 1), y=(0, 1))
+
+    def suits(domain, *more, wall=()):
+        return _suits_polynomials(
+            PDE(domain, lambda u_xx, u_yy: u_xx + u_yy + 1, value(u=0.0, on=domain.boundary(*wall)), *more)
+        )
+
+    assert suits(square) and suits(Ball(x=0.0, y=0.0, radius=1.0))
+    assert not suits(square - Ball(x=0.5, y=0.5, radius=0.1))
+    assert not suits(Polygon([(0, 0), (1, 0), (0, 1)]))
+    assert not suits(square, periodic("x"), wall="y")
 
 
 def test_a_singular_corner_by_least_squares():

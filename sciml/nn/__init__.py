@@ -10,11 +10,13 @@ from ._features import InWindow as InWindow
 from ._features import JoinedFeatures as JoinedFeatures
 from ._features import PartFeatures as PartFeatures
 from ._features import PartNetworks as PartNetworks
+from ._features import PolynomialFeatures as PolynomialFeatures
 from ._features import PriorFeatures as PriorFeatures
 from ._features import RandomFeatures as RandomFeatures
 from ._features import TanhFeatures as TanhFeatures
 from ._features import WaveFeatures as WaveFeatures
 from ._features import WindowedFeatures as WindowedFeatures
+from ._features import polynomial_features as polynomial_features
 from ._features import random_features as random_features
 from ._gated import ModifiedMLP as ModifiedMLP
 from ._gated import PirateNet as PirateNet

@@ -103,6 +103,20 @@ class WaveFeatures(eqx.Module):
         return jnp.ravel(waves[:, None] * chebyshev(x[self.time], self.highest))
 
 
+class PolynomialFeatures(eqx.Module):
+    """`(in_size,) -> (features,)`: products of a Chebyshev polynomial in each input, of the `degrees` stated."""
+
+    degrees: Int[Array, "*parts features in_size"]
+    highest: int = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
+        each = jax.vmap(lambda value: chebyshev(value, self.highest))(x)
+        product = each[0][self.degrees[:, 0]]
+        for i in range(1, x.size):
+            product = product * each[i][self.degrees[:, i]]
+        return product
+
+
 class PartFeatures(eqx.Module):
     """`(in_size,) -> (parts * fields, features)`: features of their own for each of several parts of a domain, the same
     for all fields. Inputs between `low` and `high` of a part become those between -1 and 1.
@@ -182,11 +196,26 @@ def in_window(x: Float[Array, " in_size"], axis: int, windows: int, window) -> F
 
 
 def chebyshev(x: Float[Array, ""], highest: int) -> Float[Array, " degrees"]:
-    """The Chebyshev polynomials of degrees 0 to `highest`."""
-    out = [jnp.ones_like(x), x]
-    for _ in range(highest - 1):
-        out.append(2 * x * out[-1] - out[-2])
-    return jnp.stack(out[: highest + 1])
+    """The Chebyshev polynomials of degrees 0 to `highest`, as many new ones at a time as there are:
+    T_(m+j) = 2 T_m T_j - T_(m-j).
+    """
+    out = jnp.stack([jnp.ones_like(x), x])
+    while len(out) <= highest:
+        last = len(out) - 1
+        out = jnp.concatenate([out, 2 * out[last] * out[1:] - out[last - 1 :: -1]])
+    return out[: highest + 1]
+
+
+def polynomial_features(in_size: int, out_size: int, degree: int) -> RandomFeatures:
+    """The products of Chebyshev polynomials of total degree `degree` at most, and an output of zero."""
+    degrees = _total_degree(in_size, degree)
+    return RandomFeatures(PolynomialFeatures(jnp.asarray(degrees), degree), jnp.zeros((out_size, len(degrees))))
+
+
+def _total_degree(size: int, degree: int) -> list[list[int]]:
+    if size == 1:
+        return [[k] for k in range(degree + 1)]
+    return [[k, *rest] for k in range(degree + 1) for rest in _total_degree(size - 1, degree - k)]
 
 
 def random_features(in_size: int, out_size: int, count: int, spread: float | Array, *, key: Array) -> RandomFeatures:

@@ -1,4 +1,4 @@
-"""Solutions by least squares over random features: on the whole domain, or window after window in time."""
+"""Solutions by least squares over polynomials or random features: on the whole domain, or in windows of time."""
 
 import time
 from collections.abc import Iterator
@@ -99,10 +99,11 @@ def _enough(found: list[Direct]) -> bool:
 def _whole(pde: PDE, key: Array, budget: float, affine: bool) -> Direct:
     fit = solve_whole(pde, key, budget, affine)
     count = fit.fields.network.output.shape[1]
+    kind = "random features" if fit.spread is not None else "polynomials"
     return Direct(
         fit,
-        "least squares for the output layer of random features",
-        f"{count} random tanh features of spread {fit.spread:g}",
+        f"least squares for the output layer of {kind}",
+        f"{count} random tanh features of spread {fit.spread:g}" if fit.spread is not None else f"{count} polynomials",
         fit.fields.network.output.size,
     )
 
@@ -165,7 +166,7 @@ def _march(pde: PDE, size: tuple[int, ...], factor: float | None, key: Array, de
     marched = march(pde, plan, key, deadline)
     if marched is None:
         return None
-    fit = measured(pde, pde.model(marched.network), jax.random.fold_in(key, 1), spread or 0.0)
+    fit = measured(pde, pde.model(marched.network), jax.random.fold_in(key, 1), spread)
     kind = "waves times polynomials of time" if factor is None else f"random tanh features of spread {spread:g}"
     direct = Direct(
         fit,

@@ -1,12 +1,13 @@
-"""A PDE on its whole domain by random features, whose output layer is found by least squares.
+"""A PDE on its whole domain by polynomials or random features, whose output layer is found by least squares.
 
 Equations and conditions that are affine in the fields make every residual affine in the output layer, so the best one
-is a linear least-squares problem (Dong & Li, CMAME 387, 2021); for others it is the limit of a few. The scale of the
-features is the one that leaves the smallest residual at points that were not fitted.
+is a linear least-squares problem (Dong & Li, CMAME 387, 2021); for others it is the limit of a few. Polynomials, or
+random features of one of several scales: whatever leaves the smallest residual at points that were not fitted.
 """
 
 import time
-from typing import NamedTuple
+from math import comb
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,13 +16,17 @@ import numpy as np
 from jaxtyping import Array
 
 from .._loss import Groups, mean_squares
-from ..nn import JoinedFeatures, PartFeatures, RandomFeatures, random_features
+from ..nn import JoinedFeatures, PartFeatures, RandomFeatures, polynomial_features, random_features
 from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
+from ._domain import Box, Domain, Product
 from ._newton import MAX_STEPS, minimise
 from ._pde import PDE
 from ._rows import jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
+from ._shapes import Ball
+from ._subdomains import Subdomains
 
+# Scales of random features.
 SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 # Of four inputs or more: the argument of a feature adds up over them.
 SPREADS_OF_MANY = (0.25, 0.15, 0.5, 1.0, 2.0)
@@ -29,6 +34,14 @@ MANY = 4
 TRIAL_FEATURES = 500
 FEATURES = (1500, 3000, 5000)
 POINTS_PER_FEATURE = 3
+# Second derivatives of higher degrees suffer from rounding.
+HIGHEST_DEGREE = 64
+# Where a trial of polynomials leaves less than this, nothing else is tried. They converge faster than random features
+# where they converge, so that they are preferred unless those leave less than half.
+SMOOTH = 1e-3
+PREFERENCE = 2.0
+# As many polynomials more than asked for may complete a degree.
+COMPLETION = 1.15
 # Residuals smaller than this share of those of a feature are rounding errors.
 ROUNDING = 1e-9
 # More features than before are not worth their time below this share of the residual.
@@ -36,13 +49,13 @@ ENOUGH = 1e-7
 
 
 class Fit(NamedTuple):
-    """The fields found, the root mean square residual left relative to that of zero output, the features' scale, mean
-    squares by residual, and the seconds that matrices were factored.
+    """The fields found, the root mean square residual left relative to that of zero output, the scale of random
+    features (None: polynomials), mean squares by residual, and the seconds that matrices were factored.
     """
 
     fields: ConstrainedFields
     residual: float
-    spread: float
+    spread: float | None
     losses: dict[str, float]
     factoring: float = 0.0
 
@@ -69,21 +82,19 @@ def _affine_gaps(pde: PDE, key: Array) -> dict[str, tuple[Array, Array]]:
 
 
 def solve_whole(pde: PDE, key: Array, budget: float, affine: bool) -> Fit:
-    """The best random-feature solution on the whole domain, by one step of least squares if the problem is affine."""
+    """The best solution by polynomials or random features on the whole domain, by one step of least squares if the
+    problem is affine.
+    """
     start = time.perf_counter()
     share = max(1, pde.out_size)
-    trials = []
-    spreads = SPREADS if pde.in_size < MANY else SPREADS_OF_MANY
-    for i, spread in enumerate(spreads):
-        trials.append(_fit(pde, TRIAL_FEATURES // share, spread, affine, jax.random.fold_in(key, i)))
-        if time.perf_counter() - start > budget / 3:
-            break
-    best = min(trials, key=lambda t: t.residual)
+    best = _tried(pde, TRIAL_FEATURES // share, key, start + budget / 3, affine)
+    if best.residual <= ENOUGH:
+        return best
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
-        for spread in (best.spread, *[s for s in spreads if s > best.spread][:1]):
+        for spread in (best.spread, *_next_larger(pde, best.spread)):
             began = time.perf_counter()
-            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, len(spreads) + i))
+            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, 100 + i))
             best = min(best, full, key=lambda t: t.residual)
             # Factors take time by the cube of the features, and compilation as long again.
             longer = (FEATURES[min(i + 1, len(FEATURES) - 1)] / count) ** 3 - 1
@@ -93,7 +104,41 @@ def solve_whole(pde: PDE, key: Array, budget: float, affine: bool) -> Fit:
     return best
 
 
-def measured(pde: PDE, fields, key: Array, spread: float) -> Fit:
+def _tried(pde: PDE, count: int, key: Array, deadline: float, affine: bool) -> Fit:
+    """The best of small trials of polynomials and of random features of several scales."""
+    trials: list[Fit] = []
+    kinds: list[float | None] = [None] if _suits_polynomials(pde) else []
+    for i, spread in enumerate(kinds + list(_spreads(pde))):
+        trials.append(_fit(pde, count, spread, affine, jax.random.fold_in(key, i)))
+        if time.perf_counter() > deadline or (spread is None and trials[-1].residual <= SMOOTH):
+            break
+    return min(trials, key=lambda t: t.residual / (PREFERENCE if t.spread is None else 1))
+
+
+def _suits_polynomials(pde: PDE) -> bool:
+    """Whether solutions may be smooth beyond the domain: it has no holes and no corners that point inwards. (And
+    polynomials in the cosine and the sine of a periodic coordinate are not independent.)
+    """
+    return _is_plain(pde.domain) and not pde.periodic_axes
+
+
+def _is_plain(domain: Domain) -> bool:
+    if isinstance(domain, Product):
+        return _is_plain(domain.first) and _is_plain(domain.second)
+    if isinstance(domain, Subdomains):
+        return all(_is_plain(part) for part in domain.parts.values())
+    return isinstance(domain, Box | Ball)
+
+
+def _spreads(pde: PDE) -> tuple[float, ...]:
+    return SPREADS if pde.in_size < MANY else SPREADS_OF_MANY
+
+
+def _next_larger(pde: PDE, spread: float | None) -> list[float]:
+    return [] if spread is None else [s for s in _spreads(pde) if s > spread][:1]
+
+
+def measured(pde: PDE, fields, key: Array, spread: float | None) -> Fit:
     """The fields with the residual that they leave at random points."""
     losses = _mean_squares(pde, fields, random_points(pde, key))
     return Fit(fields, _relative(pde, losses, key), spread, {n: float(v) for n, v in losses.items()})
@@ -116,10 +161,11 @@ def _relative_size(pde: PDE, losses, of_zero, of_some) -> float:
     return found / max(zero, ROUNDING * some, np.finfo(float).tiny)
 
 
-def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
+def _fit(pde: PDE, count: int, spread: float | None, affine: bool, key: Array) -> Fit:
     drawn, fitted, checked = jax.random.split(key, 3)
     network = _with_corners(pde, _drawn(pde, count, spread, drawn))
-    points = sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
+    number = POINTS_PER_FEATURE * network.output.size // len(pde.equations)
+    points = sobol_points(pde, fitted, number)
     tables, shape = tabulate(pde, network, points, {}), network.output.shape
 
     found = minimise(
@@ -129,31 +175,48 @@ def _fit(pde: PDE, count: int, spread: float, affine: bool, key: Array) -> Fit:
         steps=1 if affine else MAX_STEPS,
     )
     network = eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape)))
-    return _checked(pde, network, checked, spread)._replace(factoring=found.seconds)
+    # As many points as were fitted: the tables of both are made by one program.
+    return _checked(pde, network, sobol_points(pde, checked, number), spread)._replace(factoring=found.seconds)
 
 
-def _checked(pde: PDE, network: RandomFeatures, key: Array, spread: float) -> Fit:
+def _checked(pde: PDE, network: RandomFeatures, points: Groups, spread: float | None) -> Fit:
     """As `measured`, by tables, which take less time to compile."""
-    tables = tabulate(pde, network, random_points(pde, key), {})
+    tables = tabulate(pde, network, points, {})
     zero, some = jnp.zeros_like(network.output), jnp.zeros_like(network.output).at[:, 0].set(1.0)
     losses, *others = (mean_square_rows(pde, tables, output) for output in (network.output, zero, some))
     residual = _relative_size(pde, losses, *others)
     return Fit(pde.model(network), residual, spread, {n: float(v) for n, v in losses.items()})
 
 
-def _drawn(pde: PDE, count: int, spread: float, key: Array) -> RandomFeatures:
-    """`count` features for each part of the domain."""
+def _drawn(pde: PDE, count: int, spread: float | None, key: Array) -> RandomFeatures:
+    """About `count` features for each part of the domain: polynomials without a spread."""
+    if spread is None:
+        degree = _degree(pde.in_size, count)
+        if pde.parts == 1:
+            return polynomial_features(pde.in_size, pde.out_size, degree)
+        hidden: Any = polynomial_features(pde.in_size, pde.out_size, degree).hidden
+        return _in_parts(pde, jax.tree.map(lambda a: jnp.broadcast_to(a, (pde.parts, *a.shape)), hidden))
     if pde.parts == 1:
         return random_features(pde.in_size, pde.out_size, count, spread, key=key)
-    fields = len(pde.fields)
 
     @eqx.filter_jit
     def own(keys, spread):
-        return eqx.filter_vmap(lambda k: random_features(pde.in_size, fields, count, spread, key=k).hidden)(keys)
+        return eqx.filter_vmap(lambda k: random_features(pde.in_size, pde.out_size, count, spread, key=k).hidden)(keys)
 
+    return _in_parts(pde, own(jax.random.split(key, pde.parts), jnp.asarray(spread)))
+
+
+def _in_parts(pde: PDE, hidden) -> RandomFeatures:
+    """Features of their own in each part of the domain."""
     low, high = part_ranges(pde)
-    hidden = PartFeatures(own(jax.random.split(key, pde.parts), jnp.asarray(spread)), low, high, fields)
-    return RandomFeatures(hidden, jnp.zeros((pde.out_size, count)))
+    count = jax.tree.leaves(hidden)[0].shape[1]
+    return RandomFeatures(PartFeatures(hidden, low, high, len(pde.fields)), jnp.zeros((pde.out_size, count)))
+
+
+def _degree(size: int, count: int) -> int:
+    """The total degree of polynomials in so many inputs that makes about `count` of them."""
+    fits = (d for d in range(HIGHEST_DEGREE, 0, -1) if comb(size + d, size) <= COMPLETION * count)
+    return next(fits, 1)
 
 
 def _with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:

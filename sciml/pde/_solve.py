@@ -51,10 +51,10 @@ def solve(
 ) -> Solution:
     """Solves `pde` by a network.
 
-    If nothing but the budget is given, the output layer of random features is found by least squares, on the whole
-    domain for problems that are affine in the fields or have no time, and in windows of time for evolutions if the
-    budget is 40 s or more; together with unknown parameters where there are observations. The result is taken if it
-    leaves less than 1e-3 of the residual (with observations: less than their noise hides) at points that
+    If nothing but the budget is given, the output layer of polynomials or random features is found by least squares, on
+    the whole domain for problems that are affine in the fields or have no time, and in windows of time for evolutions
+    if the budget is 40 s or more; together with unknown parameters where there are observations. The result is taken if
+    it leaves less than 1e-3 of the residual (with observations: less than their noise hides) at points that
     were not fitted. Otherwise a network is trained, and the better of the two returned. All that is not given is
     chosen:
 
@@ -83,7 +83,7 @@ def solve(
     with double_precision(double):
         free = all(given is None for given in (model, loss, points, optimiser, steps)) and not fit_arguments
         if double and budget is not None and free:
-            with busy("least squares over random features", bool(report)):
+            with busy("least squares", bool(report)):
                 found = solve_directly(pde, key, budget)
             if found is not None:
                 direct = _direct_solution(pde, found, time.perf_counter() - start)
