@@ -13,7 +13,7 @@ import sciml
 from sciml import PDE, Box, Unknown, observe, value
 
 EXPECTED = {"nu_relative_error": 1e-2}
-BUDGET = 60.0
+BUDGET = 120.0
 NU = 0.01 / np.pi
 
 
