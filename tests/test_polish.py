@@ -93,10 +93,11 @@ def test_newton_after_adam():
 
 
 def test_solve_polishes_after_an_optimiser_that_was_given():
-    arguments = {"points": 128, "steps": 200, "budget": None, "report": None}
-    found = solve(logistic(), optimiser=optax.adam(3e-3), **arguments)
+    pde = logistic()
+    arguments = {"optimiser": optax.adam(3e-3), "points": 128, "steps": 200, "budget": None, "report": None}
+    found = solve(pde, **arguments)
     assert found.chosen["method"] == "training, then least squares for the output layer"
-    plain = solve(logistic(), optimiser=optax.adam(3e-3), loss=logistic().residuals, **arguments)
+    plain = solve(pde, loss=pde.residuals, **arguments)
     assert plain.chosen["method"] == "training"
     assert found.error()["relative_l2"] < plain.error()["relative_l2"] / 10
 

@@ -69,7 +69,7 @@ def _extra_of(member, extra: dict, params) -> dict[str, Any]:
 def _evaluated(function: Callable, params, batch: OfMember):
     try:
         return function(params, batch)
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise TypeError(
             f"by_member: the loss cannot be evaluated for one member; it must be sciml.by_member(loss): {error}"
         ) from error
