@@ -14,6 +14,7 @@ from ._fit import fit as fit
 from ._fit import hold as hold
 from ._fit import train as train
 from ._loss import Groups as Groups
+from ._loss import by_member as by_member
 from ._loss import chunked as chunked
 from ._loss import combine as combine
 from ._loss import masked as masked

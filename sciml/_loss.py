@@ -6,7 +6,7 @@ the mean squares is minimised.
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -111,6 +111,39 @@ def combine(*losses: Callable) -> Callable:
         return out
 
     return combined
+
+
+class OfMember(NamedTuple):
+    """A batch on which a loss is asked for one member of an ensemble only: `sciml.optim.by_member` does, for models
+    whose floating-point arrays are those of that member alone.
+    """
+
+    member: Array
+    batch: Any
+
+
+def by_member(loss: Callable) -> Callable:
+    """A loss for an ensemble (`sciml.nn.ensemble`) from one for a member: its residuals have the members as their first
+    axis, so that what is minimised is the mean over the members of what `loss` would be for each. All members see the
+    same batch.
+
+    Raises TypeError for a model that is no ensemble.
+    """
+
+    def of_members(model, batch):
+        if isinstance(batch, OfMember):
+            member = jax.tree.map(lambda a: a[batch.member] if _is_frozen(a) else a, model.members)
+            return loss(member, batch.batch)
+        if not (hasattr(model, "members") and hasattr(model, "each")):
+            raise TypeError(f"by_member: expected an ensemble, as sciml.nn.ensemble makes, got {type(model).__name__}")
+        terms = model.each(lambda member: loss(member, batch))
+        return terms if isinstance(terms, Mapping) else jnp.mean(terms)
+
+    return of_members
+
+
+def _is_frozen(leaf: Any) -> bool:
+    return eqx.is_array(leaf) and not eqx.is_inexact_array(leaf)
 
 
 def masked(loss: Callable) -> Callable:

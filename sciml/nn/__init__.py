@@ -3,6 +3,8 @@
 from ._embeddings import fourier_features as fourier_features
 from ._embeddings import harmonics as harmonics
 from ._embeddings import periodic_embedding as periodic_embedding
+from ._ensemble import Ensemble as Ensemble
+from ._ensemble import ensemble as ensemble
 from ._factorised import factorised as factorised
 from ._factorised import least_squares_output as least_squares_output
 from ._features import CornerFeatures as CornerFeatures

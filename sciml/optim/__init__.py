@@ -6,6 +6,7 @@ from ._equations import Residuals as Residuals
 from ._equations import normal_equations as normal_equations
 from ._gauss_newton import GaussNewtonState as GaussNewtonState
 from ._gauss_newton import gauss_newton as gauss_newton
+from ._members import by_member as by_member
 from ._natural_gradient import NaturalGradientState as NaturalGradientState
 from ._natural_gradient import energy_natural_gradient as energy_natural_gradient
 from ._quasi_newton import QuasiNewtonState as QuasiNewtonState

@@ -15,6 +15,7 @@ from ._domain import Box as Box
 from ._domain import Domain as Domain
 from ._domain import Region as Region
 from ._eigen import eigenmodes as eigenmodes
+from ._ensemble import ensemble_of as ensemble_of
 from ._grid import grid_residuals as grid_residuals
 from ._groups import by_group as by_group
 from ._groups import together as together
@@ -29,6 +30,7 @@ from ._physics_points import with_points as with_points
 from ._points import adaptive as adaptive
 from ._points import r3 as r3
 from ._points import rar_d as rar_d
+from ._polish import polish as polish
 from ._scales import nondimensional as nondimensional
 from ._scales import scaled_residuals as scaled_residuals
 from ._shapes import Ball as Ball

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .._loss import Groups
 from .._precision import double_precision
+from ..nn import Ensemble
 from . import _checks
 from ._condition import Condition, Derived, Jump, Observations, Periodic, Value
 from ._constraint import ConstrainedFields, Constraint, constrain, exact_values, make_constraints
@@ -156,14 +157,17 @@ class PDE:
         """The coordinates and parameters that the data of a declared value take."""
         return arguments(data, f"value of '{target}'")
 
-    def model(self, network: Callable) -> ConstrainedFields:
+    def model(self, network: Callable) -> Any:
         """The fields as a function of one point `(d,)` -> `(number of fields,)`: `network` with its inputs
         scaled to [-1, 1] and the exact conditions applied, beside the unknown parameters.
 
         `network` maps `(in_size,)` to `(out_size,)` (or to a scalar where there is one field). On subdomains the fields
-        at a point are those of the part that it lies in.
+        at a point are those of the part that it lies in. Of an ensemble of networks it is the ensemble of their fields,
+        where each has unknown parameters of its own.
         """
         _checks.check_network(self, network)
+        if isinstance(network, Ensemble):
+            return network.changed(lambda member: constrain(self, member))
         return constrain(self, network)
 
     # The loss and its points.
@@ -214,7 +218,10 @@ class PDE:
         return region.sobol(n, key) if even else region.sample(key, n)
 
     def parameters(self, model: Any) -> dict[str, Array | float]:
-        """The value of every parameter; unknown ones come from the model."""
+        """The value of every parameter; unknown ones come from the model, and are means over members of ensembles."""
+        if isinstance(model, Ensemble):
+            found = model.each(lambda member: {name: member.unknown[name]() for name in self.unknowns})
+            return self.numbers | {name: jnp.mean(values) for name, values in found.items()}
         return {
             name: model.unknown[name]() if name in self.unknowns else number for name, number in self.numbers.items()
         }

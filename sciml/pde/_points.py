@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from .._fit import Stream
 from .._loss import Groups
+from ..nn import Ensemble
 from ._pde import INTERIOR, PDE
 
 
@@ -151,8 +152,10 @@ def r3(pde: PDE, n: int = 4096, boundary: int | None = None, *, every: int = 100
 
 def relative_sizes(pde: PDE, model, points: Float[Array, "n d"], power: int = 1) -> Float[Array, " n"]:
     """|r|^power at each point, divided by its mean; the mean of these over the equations. Residuals that are not finite
-    count as zero: they must not decide where the points go.
+    count as zero: they must not decide where the points go. Of an ensemble, it is the mean over its members.
     """
+    if isinstance(model, Ensemble):
+        return jnp.mean(model.each(lambda member: relative_sizes(pde, member, points, power)), axis=0)
     terms = pde.residuals(model, Groups({INTERIOR: points}))
     sizes = [jnp.where(jnp.isfinite(r), jnp.abs(r), 0.0) ** power for r in terms.values()]
     return sum((s / (jnp.mean(s) + jnp.finfo(s.dtype).tiny) for s in sizes), start=jnp.zeros(len(points))) / len(sizes)

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,8 @@ class Solution:
         The noise is taken as Gaussian and independent, its size from what each `observe` misses; equations and
         conditions as exact; all is linearised around the solution (Seber & Wild, Nonlinear Regression, 1989, section
         2.1). Fields that nothing observes, if they were found by least squares, have a prior, which counts too.
-        Raises ValueError for problems without observations, or with too few of them to tell their noise.
+        Raises ValueError for problems without observations, or with too few of them to tell their noise, and for
+        ensembles.
         """
         from ._uncertainty import field_errors, parameter_errors
 
@@ -145,6 +146,24 @@ class Solution:
 
         return linearised(self.pde, self.model)
 
+    def spread(self, **coordinates: Any) -> Any:
+        """How far the members of an ensemble are from each other: their standard deviation (of a sample: n - 1) in
+        each field at points, in the shapes of `solution(...)`; without coordinates a dict of that of each unknown
+        parameter.
+
+        Raises ValueError for the solution of one network.
+        """
+        if not isinstance(self.model, nn.Ensemble):
+            raise ValueError(
+                "the spread is that of an ensemble, and this is the solution of one network: solve with "
+                "model=sciml.nn.ensemble(...), or join solutions of several keys by sciml.pde.ensemble_of([...])"
+            )
+        if coordinates:
+            return self._by_field(lambda points: self._evaluate(points, _spread_at), coordinates)
+        with double_precision(self._is_double):
+            found = self.model.each(lambda member: {name: member.unknown[name]() for name in self.pde.unknowns})
+            return {name: float(jnp.std(values, ddof=1)) for name, values in found.items()}
+
     def plot(self, path: Any = None) -> Any:
         """A figure of the solution, the reference and the error where there is one, and the losses; also written as
         PNG to `path` (a name or a binary file) where given. Returns the matplotlib Figure.
@@ -155,7 +174,7 @@ class Solution:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the trained network and the parameters found to one file, whole or not at all."""
-        save_model(path, (self.model.network, self.model.unknown))
+        save_model(path, _numbers(self.model))
 
     @staticmethod
     def load(path: str | os.PathLike, pde: PDE, model: Any = None) -> "Solution":
@@ -168,18 +187,18 @@ class Solution:
         with double_precision():
             network = _network_of(path, pde) if model is None else model
             like = pde.model(network)
-            network, unknown = load_model(path, (like.network, like.unknown))
-            fields = eqx.tree_at(lambda f: (f.network, f.unknown), like, (network, unknown))
+            fields = _with_numbers(like, *load_model(path, _numbers(like)))
         return Solution(pde, fields, xr.Dataset(), {"loaded from": str(path)}, 0.0)
 
     @property
     def _is_double(self) -> bool:
         return any(a.dtype == np.float64 for a in jax.tree.leaves(eqx.filter(self.model, eqx.is_array)))
 
-    def _evaluate(self, points: np.ndarray) -> np.ndarray:
+    def _evaluate(self, points: np.ndarray, function: Callable | None = None) -> np.ndarray:
+        at = _fields_at if function is None else function
         with double_precision(self._is_double):
             parts = [
-                np.asarray(_fields_at(self.model, jnp.asarray(points[i : i + CHUNK])), float)
+                np.asarray(at(self.model, jnp.asarray(points[i : i + CHUNK])), float)
                 for i in range(0, len(points), CHUNK)
             ]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.pde.fields)))
@@ -251,13 +270,36 @@ class Solution:
         return dataset
 
 
-def _network_of(path: str | os.PathLike, pde: PDE) -> Any:
-    """A network like the one that `solve` chose and `Solution.save` wrote."""
-    from ._solve import default_network
+def _numbers(fields: Any) -> tuple[Any, Any]:
+    """What is saved of fields: the network and the unknown parameters, of an ensemble those of all members."""
+    if not isinstance(fields, nn.Ensemble):
+        return fields.network, fields.unknown
+    if isinstance(fields.members, tuple):
+        return fields.changed(lambda member: member.network), tuple(member.unknown for member in fields.members)
+    return nn.Ensemble(fields.members.network), fields.members.unknown
 
+
+def _with_numbers(fields: Any, network: Any, unknown: Any) -> Any:
+    """The fields with what `_numbers` takes of them."""
+    if not isinstance(fields, nn.Ensemble):
+        return eqx.tree_at(lambda f: (f.network, f.unknown), fields, (network, unknown))
+    if isinstance(fields.members, tuple):
+        return nn.Ensemble(tuple(map(_with_numbers, fields.members, network.members, unknown)))
+    return nn.Ensemble(_with_numbers(fields.members, network.members, unknown))
+
+
+def _network_of(path: str | os.PathLike, pde: PDE) -> Any:
+    """A network like the one that `solve` chose and `Solution.save` wrote, or several of several solutions."""
     config, _ = read_archive(path)
     stored = config.get("model")
-    described = stored[0] if isinstance(stored, list) and stored else {}
+    return _drawn_like(stored[0] if isinstance(stored, list) and stored else {}, pde)
+
+
+def _drawn_like(described: Any, pde: PDE) -> Any:
+    from ._solve import default_network
+
+    if _is_of(nn.Ensemble, described) and isinstance(described["members"], list):
+        return nn.Ensemble(tuple(_drawn_like(member, pde) for member in described["members"]))
     found = _blank(described)
     return default_network(pde, jax.random.key(0)) if isinstance(found, Mapping) else found
 
@@ -284,14 +326,26 @@ def _blank(described: Any) -> Any:
     if not isinstance(described, Mapping):
         return described
     for kind in KINDS:
-        if described.get("class") == f"{kind.__module__}.{kind.__qualname__}":
+        if _is_of(kind, described):
             return kind(**{name: _blank(value) for name, value in described.items() if name != "class"})
     return described
+
+
+def _is_of(kind: type, described: Any) -> bool:
+    return isinstance(described, Mapping) and described.get("class") == f"{kind.__module__}.{kind.__qualname__}"
 
 
 @eqx.filter_jit
 def _fields_at(model, points):
     return jax.vmap(lambda p: jnp.ravel(model(p)))(points)
+
+
+@eqx.filter_jit
+def _spread_at(model, points):
+    def at(point):
+        return jnp.std(model.each(lambda member: jnp.ravel(member(point))), axis=0, ddof=1)
+
+    return jax.vmap(at)(points)
 
 
 def _ratio(error: float, size: float) -> float:

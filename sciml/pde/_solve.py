@@ -12,10 +12,11 @@ import optax
 from jaxtyping import Array
 
 from .._fit import fit
-from .._loss import weighted
+from .._loss import by_member, weighted
 from .._precision import double_precision
 from .._progress import busy
-from ..nn import PartNetworks, mlp
+from ..nn import Ensemble, PartNetworks, mlp
+from ..optim import by_member as optimiser_by_member
 from ..optim import self_scaled_broyden
 from ._condition import Observations
 from ._constraint import part_ranges
@@ -24,6 +25,7 @@ from ._inverse import is_inverse
 from ._linear import relative_residual
 from ._pde import PDE
 from ._points import AdaptivePoints, adaptive
+from ._polish import polish
 from ._scales import ScaledOutput, nondimensional, scaled_residuals
 from ._solution import Solution
 
@@ -31,6 +33,8 @@ from ._solution import Solution
 MAX_DENSE = 5000
 # Training may do better than least squares that leave more than this share of the residual.
 ACCEPTED = 1e-3
+# What it takes to polish an output layer, most of it compilation.
+POLISH_SECONDS = 5.0
 # The weight of conditions that are penalties, whose residuals lack the derivatives that make those of equations large.
 PENALTY = 100.0
 
@@ -60,11 +64,15 @@ def solve(
 
     - `model`, the network `(pde.in_size,) -> (pde.out_size,)`: tanh, three hidden layers of 20 units (30 for three
       axes or more, or several fields). Inputs are scaled, and exact conditions applied, by `pde.model`.
-      Its outputs are in the units of declared values that are far from 1 (`nondimensional`).
+      Its outputs are in the units of declared values that are far from 1 (`nondimensional`). Each member of a
+      `sciml.nn.ensemble` is trained as if alone, at points in common: it has conditions, unknown parameters and an
+      optimiser of its own, and `loss` and `optimiser` are those of a member.
     - `loss`: `pde.residuals`, where conditions that are penalties count a hundredfold; relative to its terms at the
       start if outputs have such units (`scaled_residuals`).
     - `points`, a stream or a number of interior points: `adaptive(pde)`, half of them drawn by residual.
-    - `optimiser`: self-scaled Broyden, or L-BFGS above 5,000 parameters.
+    - `optimiser`: self-scaled Broyden, or L-BFGS above 5,000 parameters. After another one that is given, `polish`
+      finds the output layer of the chosen network anew, if loss and network are the chosen ones, nothing is to be found
+      from data and the budget is 20 s or more; the chosen optimisers leave it nothing to gain.
     - `budget` in seconds of wall time, compilation included; or `steps` (then `budget=None` lifts the time limit).
       A budget in seconds gives results that depend on the machine; `steps` with a `key` gives the same bits.
     - `double`: work in double precision, within this call only. JAX's global setting is not touched; the arrays
@@ -93,13 +101,17 @@ def solve(
         fields = pde.model(network)
         stream = adaptive(pde, n=default_points(pde)) if points is None else points
         stream = adaptive(pde, n=stream) if isinstance(stream, int) else stream
-        chosen = default_optimiser(fields) if optimiser is None else optimiser
-        left = None if budget is None else max(0.1, budget - (time.perf_counter() - start))
+        chosen = default_optimiser(_one(fields)) if optimiser is None else optimiser
+        objective = _default_loss_of(pde, _one(network), _one(fields)) if loss is None else loss
+        several = isinstance(fields, Ensemble)
+        polishes = model is None and loss is None and optimiser is not None and _can_polish(pde, budget)
+        end = None if budget is None else start + budget - polishes * POLISH_SECONDS
+        left = None if end is None else max(0.1, end - time.perf_counter())
         fields, history = fit(
             fields,
-            _default_loss_of(pde, network, fields) if loss is None else loss,
+            by_member(objective) if several else objective,
             stream,
-            chosen,
+            optimiser_by_member(chosen) if several else chosen,
             steps=steps,
             seconds=left,
             key=key,
@@ -108,15 +120,28 @@ def solve(
         )
         if direct is not None and direct.chosen["residual"] < relative_residual(pde, fields, key):
             return replace(direct, seconds=time.perf_counter() - start)
+        trained = fields
+        if polishes and history.attrs["stopped"] in ("steps", "time"):
+            fields = polish(pde, trained, key=jax.random.fold_in(key, 5))
     choice = _conditions(pde) | {
-        "method": "training",
+        "method": "training" if fields is trained else "training, then least squares for the output layer",
         "network": _describe(network),
         "parameters": _count(fields),
         "points": _describe_points(stream),
-        "optimiser": "given" if optimiser is not None else _optimiser_name(fields),
+        "optimiser": "given" if optimiser is not None else _optimiser_name(_one(fields)),
         "precision": "float64" if double else "default",
     }
     return Solution(pde, fields, history, choice, time.perf_counter() - start)
+
+
+def _one(model):
+    """A member of an ensemble; other models as they are."""
+    return model.member(0) if isinstance(model, Ensemble) else model
+
+
+def _can_polish(pde: PDE, budget: float | None) -> bool:
+    """Whether the output layer alone can be found anew, and there is time for it."""
+    return not is_inverse(pde) and (budget is None or budget >= 4 * POLISH_SECONDS)
 
 
 def default_loss(pde: PDE) -> Callable:
@@ -207,6 +232,8 @@ def _cast(model):
 
 
 def _describe(network) -> str:
+    if isinstance(network, Ensemble):
+        return f"ensemble of {len(network)} networks {_describe(network.member(0))}"
     if isinstance(network, ScaledOutput):
         return f"{_describe(network.network)}, its output in units of {', '.join(f'{s:.3g}' for s in network.sizes)}"
     if isinstance(network, PartNetworks):

@@ -15,7 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ..nn import PriorFeatures, RandomFeatures
+from ..nn import Ensemble, PriorFeatures, RandomFeatures
 from ._inverse import FREE, STAGES, Layout, layout, level, observed, row_weights, unit_strength
 from ._linear import sobol_points
 from ._newton import Equilibrated
@@ -46,9 +46,11 @@ class Linearised(NamedTuple):
 
 
 def linearised(pde: PDE, model: Any) -> Linearised:
-    """The problem around a solution. Raises ValueError without observations, with too few of them, and for networks of
-    more than 6,000 numbers.
+    """The problem around a solution. Raises ValueError without observations, with too few of them, for networks of
+    more than 6,000 numbers and for ensembles.
     """
+    if isinstance(model, Ensemble):
+        raise ValueError("standard errors are those of one network; of an ensemble, `solution.spread` is computed")
     if not observed(pde):
         raise ValueError("standard errors come from the noise of data: the problem has no observe(...)")
     model = jax.tree.map(lambda a: a.astype(float) if eqx.is_inexact_array(a) else a, model)
