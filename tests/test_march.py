@@ -1,4 +1,4 @@
-"""Least squares over polynomials and random features, with Newton's method and in windows of time, against exact solutions."""
+"""Least squares over polynomials and random features, also in windows of time, against exact solutions."""
 
 import itertools
 from math import comb

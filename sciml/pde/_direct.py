@@ -29,8 +29,8 @@ WAVES_LADDER = (
     (64, 3200, 6),
     (128, 3200, 6),
 )
-# Where waves are too coarse to be judged: many short windows (Kuramoto-Sivashinsky, chaotic: 32 windows of 2,400, 0.03 of
-# the residual in 182 s; 256 of 1,120, 0.001 in 119 s).
+# Where waves are too coarse to be judged: many short windows (Kuramoto-Sivashinsky, chaotic: 32 windows of 2,400 leave
+# 0.03 of the residual in 182 s; 256 of 1,120, 0.001 in 119 s).
 LONG_LADDER = ((128, 1120, 4), (256, 1120, 4), (256, 1600, 4), (512, 1600, 4), (512, 2400, 4))
 # A solution takes at most so many times as long as the one before, so that easy problems end early.
 GROWTH = 25.0
