@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array
 
 from ._inverse import is_inverse, solve_inverse
-from ._linear import ENOUGH, MANY, Fit, is_affine, measured, solve_whole
+from ._linear import ENOUGH, MANY, Fit, described, is_affine, measured, solve_whole
 from ._march import Plan, has_waves, initial_groups, march
 from ._pde import PDE
 
@@ -106,7 +106,7 @@ def _whole(pde: PDE, key: Array, budget: float, affine: bool) -> Direct:
     return Direct(
         fit,
         f"least squares for the output layer of {kind}",
-        f"{count} random tanh features of spread {fit.spread:g}" if fit.spread is not None else f"{count} polynomials",
+        described(count, fit.spread),
         fit.fields.network.output.size,
     )
 

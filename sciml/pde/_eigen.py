@@ -1,4 +1,4 @@
-"""Eigenvalues and eigenfunctions of linear problems by random features.
+"""Eigenvalues and eigenfunctions of linear problems by polynomials or random features.
 
 Equations and conditions that are linear and homogeneous in the fields and affine in a parameter make the residuals
 A c - lambda B c for the output layer c: a pencil with more rows than columns. Features are nearly dependent, so the
@@ -24,15 +24,14 @@ from .._precision import double_precision
 from .._progress import busy
 from ..nn import RandomFeatures
 from ._linear import (
-    MANY,
     POINTS_PER_FEATURE,
-    SPREADS,
-    SPREADS_OF_MANY,
-    _drawn,
-    _with_corners,
+    described,
+    draw_features,
     is_affine,
-    random_points,
+    kinds,
+    next_larger,
     sobol_points,
+    with_corners,
 )
 from ._pde import PDE
 from ._rows import jacobian_rows, residual_rows, tabulate
@@ -63,7 +62,7 @@ class Modes(NamedTuple):
     outputs: Float[np.ndarray, "count outputs"]
     residuals: Float[np.ndarray, " count"]
     network: RandomFeatures
-    spread: float
+    spread: float | None
 
     @property
     def worst(self) -> float:
@@ -104,7 +103,7 @@ def eigenmodes(
     if count < 1:
         raise ValueError(f"eigenmodes: count must be above 0, got {count}")
     key = jax.random.key(0) if key is None else key
-    with double_precision(), busy("eigenvalues by random features", report):
+    with double_precision(), busy("eigenvalues", report):
         problem = _Pencil.of(pde, parameter, jax.random.fold_in(key, 1))
         modes = _best(problem, count, near, key, start + budget)
         if len(modes.values) < count:
@@ -141,7 +140,7 @@ class _Pencil(NamedTuple):
     def _check(self, other: PDE, parameter: str, key: Array) -> None:
         if not all(is_affine(p, key) for p in self):
             raise ValueError("eigenmodes: the equations or conditions are not linear in the fields")
-        network = _drawn(self.zero, 20, 2.0, key)
+        network = draw_features(self.zero, 20, 2.0, key)
         points = self.zero.points(16, 16)(key)
         for p in (*self, other):
             tables = tabulate(p, network, points, {})
@@ -177,9 +176,8 @@ def pencil(zero: PDE, one: PDE, network: RandomFeatures, batch: Groups) -> tuple
 def _best(problem: _Pencil, count: int, near: float, key: Array, deadline: float) -> Modes:
     """The modes of the features that leave the smallest residuals."""
     begun = time.perf_counter()
-    spreads = SPREADS if problem.zero.in_size < MANY else SPREADS_OF_MANY
     trials = []
-    for i, spread in enumerate(spreads):
+    for i, spread in enumerate(kinds(problem.zero)):
         trials.append(_modes(problem, TRIAL_FEATURES, spread, count, near, None, jax.random.fold_in(key, i)))
         if _enough(trials[-1], count):
             return trials[-1]
@@ -188,9 +186,9 @@ def _best(problem: _Pencil, count: int, near: float, key: Array, deadline: float
     best = min(trials, key=_quality(count))
     for i, size in enumerate(FEATURES):
         # More features resolve finer scales, so the next larger spread is tried with them too.
-        for spread in (best.spread, *[s for s in spreads if s > best.spread][:1]):
+        for spread in (best.spread, *next_larger(problem.zero, best.spread)):
             began = time.perf_counter()
-            drawn = jax.random.fold_in(key, len(spreads) + i)
+            drawn = jax.random.fold_in(key, 100 + i)
             found = _modes(problem, size, spread, count, near, _shift(best, near), drawn)
             best = min(best, found, key=_quality(count))
             took = time.perf_counter() - began
@@ -218,15 +216,17 @@ def _shift(modes: Modes, near: float) -> float | None:
     return float(max(tried, key=lambda s: np.abs(modes.values - s).min()))
 
 
-def _modes(problem: _Pencil, size: int, spread: float, count: int, near: float, shift: float | None, key) -> Modes:
+def _modes(
+    problem: _Pencil, size: int, spread: float | None, count: int, near: float, shift: float | None, key
+) -> Modes:
     drawn, fitted, checked = jax.random.split(key, 3)
     pde = problem.zero
-    network = _with_corners(pde, _drawn(pde, size // pde.out_size, spread, drawn))
-    points = sobol_points(pde, fitted, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
-    a, b = (np.asarray(m) for m in pencil(*problem, network, points))
+    network = with_corners(pde, draw_features(pde, size // pde.out_size, spread, drawn))
+    number = POINTS_PER_FEATURE * network.output.size // len(pde.equations)
+    a, b = (np.asarray(m) for m in pencil(*problem, network, sobol_points(pde, fitted, number)))
     values, outputs = _pairs(a, b, count, near, shift)
     # The residual where nothing was fitted.
-    a, b = (np.asarray(m) for m in pencil(*problem, network, random_points(pde, checked)))
+    a, b = (np.asarray(m) for m in pencil(*problem, network, sobol_points(pde, checked, number)))
     right, left = b @ outputs.T, a @ outputs.T
     sizes = np.linalg.norm(right, axis=0)
     gaps = np.linalg.norm(left - values * right, axis=0) / np.maximum(sizes, np.finfo(float).tiny)
@@ -278,9 +278,10 @@ def _solution(pde: PDE, parameter: str, modes: Modes, index: int, seconds: float
     found = np.asarray(_values(fields, pde.domain.sobol(POINTS))).ravel()
     scaled = eqx.tree_at(lambda f: f.network.output, fields, fields.network.output / found[np.abs(found).argmax()])
     residual = float(modes.residuals[index])
+    kind = "polynomials" if modes.spread is None else "random features"
     choice = _conditions(pde) | {
-        "method": "eigenvalues of a rectangular pencil of random features",
-        "network": f"{shape[1]} random features of spread {modes.spread:g}",
+        "method": f"eigenvalues of a rectangular pencil of {kind}",
+        "network": described(shape[1], modes.spread),
         "parameters": output.size,
         "residual": residual,
         "eigenvalues": sorted(map(float, modes.values)),

@@ -68,7 +68,7 @@ def is_affine(pde: PDE, key: Array) -> bool:
 @eqx.filter_jit
 def _affine_gaps(pde: PDE, key: Array) -> dict[str, tuple[Array, Array]]:
     """By residual, how far that of a mixture is from the mixture of the residuals, and how large they are."""
-    one, two = (_filled(_drawn(pde, 20, 2.0, k), k) for k in jax.random.split(key))
+    one, two = (_filled(draw_features(pde, 20, 2.0, k), k) for k in jax.random.split(key))
     batch = pde.points(8, 8)(key)
     first, second, mixed = (
         pde.residuals(pde.model(n), batch) for n in (one, two, lambda x: 0.3 * one(x) + 0.7 * two(x))
@@ -92,7 +92,7 @@ def solve_whole(pde: PDE, key: Array, budget: float, affine: bool) -> Fit:
         return best
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
-        for spread in (best.spread, *_next_larger(pde, best.spread)):
+        for spread in (best.spread, *next_larger(pde, best.spread)):
             began = time.perf_counter()
             full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, 100 + i))
             best = min(best, full, key=lambda t: t.residual)
@@ -107,12 +107,16 @@ def solve_whole(pde: PDE, key: Array, budget: float, affine: bool) -> Fit:
 def _tried(pde: PDE, count: int, key: Array, deadline: float, affine: bool) -> Fit:
     """The best of small trials of polynomials and of random features of several scales."""
     trials: list[Fit] = []
-    kinds: list[float | None] = [None] if _suits_polynomials(pde) else []
-    for i, spread in enumerate(kinds + list(_spreads(pde))):
+    for i, spread in enumerate(kinds(pde)):
         trials.append(_fit(pde, count, spread, affine, jax.random.fold_in(key, i)))
         if time.perf_counter() > deadline or (spread is None and trials[-1].residual <= SMOOTH):
             break
     return min(trials, key=lambda t: t.residual / (PREFERENCE if t.spread is None else 1))
+
+
+def kinds(pde: PDE) -> list[float | None]:
+    """What to try: None for polynomials, and scales of random features."""
+    return [*([None] if _suits_polynomials(pde) else []), *_spreads(pde)]
 
 
 def _suits_polynomials(pde: PDE) -> bool:
@@ -134,8 +138,14 @@ def _spreads(pde: PDE) -> tuple[float, ...]:
     return SPREADS if pde.in_size < MANY else SPREADS_OF_MANY
 
 
-def _next_larger(pde: PDE, spread: float | None) -> list[float]:
+def next_larger(pde: PDE, spread: float | None) -> list[float]:
+    """The next larger scale than this one, if there is one."""
     return [] if spread is None else [s for s in _spreads(pde) if s > spread][:1]
+
+
+def described(count: int, spread: float | None) -> str:
+    """So many features of a kind, in words."""
+    return f"{count} polynomials" if spread is None else f"{count} random tanh features of spread {spread:g}"
 
 
 def measured(pde: PDE, fields, key: Array, spread: float | None) -> Fit:
@@ -150,7 +160,7 @@ def relative_residual(pde: PDE, fields, key: Array) -> float:
 
 
 def _relative(pde: PDE, losses: dict[str, Array], key: Array) -> float:
-    one = _drawn(pde, 1, 1.0, key)
+    one = draw_features(pde, 1, 1.0, key)
     others = (_mean_squares(pde, pde.model(n), random_points(pde, key)) for n in (one, _filled(one, key)))
     return _relative_size(pde, losses, *others)
 
@@ -163,7 +173,7 @@ def _relative_size(pde: PDE, losses, of_zero, of_some) -> float:
 
 def _fit(pde: PDE, count: int, spread: float | None, affine: bool, key: Array) -> Fit:
     drawn, fitted, checked = jax.random.split(key, 3)
-    network = _with_corners(pde, _drawn(pde, count, spread, drawn))
+    network = with_corners(pde, draw_features(pde, count, spread, drawn))
     number = POINTS_PER_FEATURE * network.output.size // len(pde.equations)
     points = sobol_points(pde, fitted, number)
     tables, shape = tabulate(pde, network, points, {}), network.output.shape
@@ -188,7 +198,7 @@ def _checked(pde: PDE, network: RandomFeatures, points: Groups, spread: float | 
     return Fit(pde.model(network), residual, spread, {n: float(v) for n, v in losses.items()})
 
 
-def _drawn(pde: PDE, count: int, spread: float | None, key: Array) -> RandomFeatures:
+def draw_features(pde: PDE, count: int, spread: float | None, key: Array) -> RandomFeatures:
     """About `count` features for each part of the domain: polynomials without a spread."""
     if spread is None:
         degree = _degree(pde.in_size, count)
@@ -219,7 +229,7 @@ def _degree(size: int, count: int) -> int:
     return next(fits, 1)
 
 
-def _with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:
+def with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:
     """The features and those of the corners of the domain."""
     corners = corner_features(pde)
     if corners is None:
