@@ -12,11 +12,10 @@ from scipy.optimize import least_squares
 from sciml import PDE, Ball, Box, Polygon, Solution, condition, double_precision, jump, periodic, value
 from sciml.nn import RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures, polynomial_features
 from sciml.nn._features import chebyshev
-from sciml.pde import Laplacian, derivatives
+from sciml.pde import Laplacian, _direct, derivatives
 from sciml.pde._constraint import features
 from sciml.pde._corners import corner_features
-from sciml.pde._direct import _marched
-from sciml.pde._linear import _suits_polynomials, relative_residual, solve_whole
+from sciml.pde._linear import Fit, _suits_polynomials, relative_residual, solve_whole
 from sciml.pde._march import Plan, _waves, initial_groups, march
 from sciml.pde._newton import Factored, minimise
 
@@ -185,10 +184,25 @@ def test_a_start_that_is_not_finite_is_no_minimum():
 def test_solutions_in_windows_get_better_while_there_is_time():
     pde = reaction()
     with double_precision():
-        found = list(itertools.islice(_marched(pde, KEY, deadline=np.inf), 2))
+        found = list(itertools.islice(_direct._marched(pde, KEY, deadline=np.inf), 2))
         assert [f.method.split(" windows")[0] for f in found] == ["least squares in 8"] * 2
         assert all(f.fit.residual < 1e-4 for f in found)
-        assert list(_marched(pde, KEY, deadline=0.0)) == []
+        assert list(_direct._marched(pde, KEY, deadline=0.0)) == []
+
+
+@pytest.mark.parametrize("residual, ladder", [(0.4, _direct.LONG_LADDER), (0.2, _direct.WAVES_LADDER)])
+def test_what_waves_leave_decides_between_many_windows_and_many_waves(residual, ladder, monkeypatch):
+    """Trials that waves fit best; the random features, which come last, leave all."""
+    tried = []
+
+    def attempt(pde, size, factor, key, deadline):
+        tried.append(size)
+        fit = Fit(None, residual if factor is None else 1.0, None, {})  # pyright: ignore
+        return _direct._Attempt(_direct.Direct(fit, "", "", 0), 1.0, 0.0)
+
+    monkeypatch.setattr(_direct, "_march", attempt)
+    assert len(list(itertools.islice(_direct._marched(waves(), KEY, deadline=np.inf), 5))) == 5
+    assert tried[0] == _direct.WAVES_TRIAL and tried[4] in ladder
 
 
 @pytest.mark.parametrize("pde, spread", [(reaction(), 2.0), (waves(), None)])
