@@ -136,13 +136,17 @@ def _marched(pde: PDE, key: Array, deadline: float) -> Iterator[Direct]:
         return
     if residual > UNRESOLVED and factor is None:
         ladder = LONG_LADDER
-    while last is not None:
+    while True:
         plan = _next(last, size, ladder, deadline - time.perf_counter())
         if plan is None:
             return
-        last, size = _march(pde, plan, factor, key, deadline), plan
-        if last is not None:
-            yield last.direct
+        attempt = _march(pde, plan, factor, key, deadline)
+        if attempt is None:
+            # It took longer than expected: a smaller one may not.
+            ladder = ladder[: ladder.index(plan)]
+            continue
+        last, size = attempt, plan
+        yield last.direct
 
 
 def _next(last: _Attempt, size: tuple[int, ...], ladder, left: float) -> tuple[int, ...] | None:

@@ -88,7 +88,7 @@ def has_waves(pde: PDE) -> bool:
 
 def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched | None:
     """The network whose residuals are least squares in each window, one after the other; None where a window could not
-    be solved or time was up.
+    be solved or time will be up before the last.
     """
     # As an array, so that another spread is no new program.
     waves = plan.spread is None
@@ -120,13 +120,22 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
         else:
             start, factored = _newton_step(pde, tables, network.output.shape, previous, jnp.asarray(begin), factor)
         found = _solved(pde, network, tables, start, factored, factor)
-        if found is None or time.perf_counter() > deadline:
+        if found is None or _expected_end(times, plan.windows) > deadline:
             return None
         network, factored = found
         shared = shared._replace(factored=factored if used is shared else None)
         networks.append(network)
         times.append(time.perf_counter())
     return Marched(_joined(pde, networks), float(np.median(np.diff(times))))
+
+
+def _expected_end(times: list[float], windows: int) -> float:
+    """When all windows will be done at the pace of the last ones; the first two compile."""
+    now = time.perf_counter()
+    if len(times) < 3:
+        return now
+    pace = float(np.median(np.diff([*times[2:], now])))
+    return now + pace * (windows - len(times))
 
 
 @eqx.filter_jit
