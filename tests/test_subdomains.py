@@ -9,7 +9,7 @@ import pytest
 import sciml
 from sciml._loss import Groups
 from sciml.pde import PDE, Ball, Box, Solution, Subdomains, jump, value
-from sciml.pde._linear import _drawn, _filled, is_affine
+from sciml.pde._linear import _filled, draw_features, is_affine
 from sciml.pde._rows import jacobian_rows, residual_rows, tabulate
 
 KEY = jax.random.key(0)
@@ -109,7 +109,7 @@ def test_jumps_and_parameters_are_those_of_the_parts():
 def test_tables_equal_residuals_and_their_derivatives():
     with jax.enable_x64(True):
         pde = rings(core=lambda x, part: 5 + x + part)
-        network = _filled(_drawn(pde, 7, 1.0, KEY), KEY)
+        network = _filled(draw_features(pde, 7, 1.0, KEY), KEY)
         batch = pde.points(40, 12)(KEY)
         tables = tabulate(pde, network, batch, {})
 

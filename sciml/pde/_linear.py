@@ -20,7 +20,7 @@ from ..nn import JoinedFeatures, PartFeatures, RandomFeatures, polynomial_featur
 from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
 from ._domain import Box, Domain, Product
-from ._newton import MAX_STEPS, minimise
+from ._newton import MAX_STEPS, Equilibrated, Factored, minimise
 from ._pde import PDE
 from ._rows import jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
 from ._shapes import Ball
@@ -34,8 +34,8 @@ MANY = 4
 TRIAL_FEATURES = 500
 FEATURES = (1500, 3000, 5000)
 POINTS_PER_FEATURE = 3
-# Second derivatives of higher degrees suffer from rounding.
-HIGHEST_DEGREE = 64
+# Second derivatives of higher degrees suffer from rounding; along one axis points are few for high degrees.
+HIGHEST_DEGREE, HIGHEST_DEGREE_OF_ONE = 64, 24
 # Where a trial of polynomials leaves less than this, nothing else is tried. They converge faster than random features
 # where they converge, so that they are preferred unless those leave less than half.
 SMOOTH = 1e-3
@@ -183,6 +183,7 @@ def _fit(pde: PDE, count: int, spread: float | None, affine: bool, key: Array) -
         lambda output: jacobian_rows(pde, tables, output.reshape(shape)),
         np.zeros(network.output.size),
         steps=1 if affine else MAX_STEPS,
+        factor=Equilibrated if spread is None else Factored,
     )
     network = eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape)))
     # As many points as were fitted: the tables of both are made by one program.
@@ -225,7 +226,11 @@ def _in_parts(pde: PDE, hidden) -> RandomFeatures:
 
 def _degree(size: int, count: int) -> int:
     """The total degree of polynomials in so many inputs that makes about `count` of them."""
-    fits = (d for d in range(HIGHEST_DEGREE, 0, -1) if comb(size + d, size) <= COMPLETION * count)
+    fits = (
+        d
+        for d in range(HIGHEST_DEGREE if size > 1 else HIGHEST_DEGREE_OF_ONE, 0, -1)
+        if comb(size + d, size) <= COMPLETION * count
+    )
     return next(fits, 1)
 
 

@@ -130,12 +130,11 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
 
 
 def _expected_end(times: list[float], windows: int) -> float:
-    """When all windows will be done at the pace of the last ones; the first two compile."""
+    """When all windows will be done at the best pace so far; the first three compile."""
     now = time.perf_counter()
-    if len(times) < 3:
+    if len(times) < 5:
         return now
-    pace = float(np.median(np.diff([*times[2:], now])))
-    return now + pace * (windows - len(times))
+    return now + float(np.diff([*times[3:], now]).min()) * (windows - len(times))
 
 
 @eqx.filter_jit
