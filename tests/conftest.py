@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -15,3 +16,13 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 def checkout() -> Path:
     """The folder of the repository."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+    """Compiled programs end with their file: thousands of them exceed the memory maps that a process may have."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()

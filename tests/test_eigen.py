@@ -25,7 +25,7 @@ def found(modes):
 
 
 def modes_of(pde, count=4, **settings):
-    return eigenmodes(pde, "lam", count, budget=settings.pop("budget", 4.0), report=False, **settings)
+    return eigenmodes(pde, "lam", count, budget=settings.pop("budget", 30.0), report=False, **settings)
 
 
 def test_a_string_of_two_densities():
@@ -125,7 +125,7 @@ def test_square_with_double_eigenvalues():
     square = Box(x=(0, 1), y=(0, 1))
     equation = lambda u_xx, u_yy, u, lam: u_xx + u_yy + lam * u  # noqa: E731
     pde = PDE(square, equation, value(u=0.0, on=square.boundary()), lam=0.0)
-    modes = modes_of(pde, 4, budget=6.0)
+    modes = modes_of(pde, 4)
     np.testing.assert_allclose(found(modes), np.pi**2 * np.array([2, 5, 5, 8]), rtol=1e-6)
     # The two modes of one eigenvalue are different ones.
     x, y = np.random.default_rng(0).uniform(0, 1, (2, 500))
@@ -140,7 +140,7 @@ def test_disc():
     disc = Ball(x=0.0, y=0.0, radius=1.0)
     pde = PDE(disc, lambda laplacian_u, u, lam: laplacian_u + lam * u, value(u=0.0, on=disc.boundary()), lam=0.0)
     exact = [jn_zeros(0, 1)[0], jn_zeros(1, 1)[0], jn_zeros(1, 1)[0]]
-    np.testing.assert_allclose(found(modes_of(pde, 3, budget=6.0)), np.square(exact), rtol=1e-6)
+    np.testing.assert_allclose(found(modes_of(pde, 3)), np.square(exact), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

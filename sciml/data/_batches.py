@@ -279,7 +279,8 @@ class Reading:
 
 def _halt(box: queue.Queue, stop: threading.Event, thread: threading.Thread) -> None:
     stop.set()
-    while thread.is_alive():
+    # The garbage collector may run this in the thread that is to end, which cannot wait for itself.
+    while thread.is_alive() and thread is not threading.current_thread():
         # The thread may be waiting for room in the queue.
         try:
             box.get_nowait()
