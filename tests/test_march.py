@@ -15,7 +15,7 @@ from sciml.nn._features import chebyshev
 from sciml.pde import Laplacian, _direct, derivatives
 from sciml.pde._constraint import features
 from sciml.pde._corners import corner_features
-from sciml.pde._linear import Fit, _suits_polynomials, relative_residual, solve_whole
+from sciml.pde._linear import Fit, relative_residual, solve_smooth, solve_whole, suits_polynomials
 from sciml.pde._march import Plan, _waves, initial_groups, march
 from sciml.pde._newton import Factored, minimise
 
@@ -360,17 +360,52 @@ def test_each_part_has_polynomials_of_its_own():
     np.testing.assert_allclose(solution(x=x), want, rtol=0, atol=1e-12)
 
 
+def test_a_layer_along_one_axis():
+    """e u'' = u' with e = 0.02: polynomials of degree 38 have the layer at the end."""
+    e, rod = 0.02, Box(x=(0, 1))
+
+    def exact(x, xp=np):
+        return (xp.exp((x - 1) / e) - np.exp(-1 / e)) / (1 - np.exp(-1 / e))
+
+    pde = PDE(
+        rod, lambda u_x, u_xx: u_x - e * u_xx, value(u=lambda x: exact(x, jnp), on=rod.boundary()), reference=exact
+    )
+    with double_precision():
+        found = solve_whole(pde, KEY, 60.0, affine=True)
+        assert found.spread is None and Solution(pde, found.fields, None, {}, 0.0).error()["relative_l2"] < 1e-10
+
+
+def test_a_smooth_nonlinear_evolution_by_polynomials():
+    """A front of Burgers' equation, 0.2 wide, that a window's features would resolve no better."""
+    nu, box = 0.05, Box(t=(0, 1), x=(0, 1))
+
+    def front(t, x, xp=np):
+        return 0.5 * (1 - xp.tanh((x - 0.5 * t - 0.3) / (4 * nu)))
+
+    pde = PDE(
+        box,
+        lambda u_t, u, u_x, u_xx: u_t + u * u_x - nu * u_xx,
+        value(u=lambda x: front(0.0, x, jnp), on=box.at(t=0)),
+        value(u=lambda t, x: front(t, x, jnp), on=box.boundary("x")),
+        reference=front,
+    )
+    with double_precision():
+        found = solve_smooth(pde, KEY, 0.0)
+        assert Solution(pde, found.fields, None, {}, 0.0).error()["relative_l2"] < 2e-6
+
+
 def test_polynomials_are_for_plain_domains():
     square = Box(x=(0, 1), y=(0, 1))
 
     def suits(domain, *more, wall=()):
-        return _suits_polynomials(
+        return suits_polynomials(
             PDE(domain, lambda u_xx, u_yy: u_xx + u_yy + 1, value(u=0.0, on=domain.boundary(*wall)), *more)
         )
 
     assert suits(square) and suits(Ball(x=0.0, y=0.0, radius=1.0))
     assert not suits(square - Ball(x=0.5, y=0.5, radius=0.1))
-    assert not suits(Polygon([(0, 0), (1, 0), (0, 1)]))
+    assert suits(Polygon([(0, 0), (1, 0), (0, 1)])) and suits(Polygon([(0, 1), (1, 0), (0, 0)]))
+    assert not suits(Polygon([(0, 0), (2, 0), (0, 2), (0.5, 0.5)]))
     assert not suits(square, periodic("x"), wall="y")
 
 

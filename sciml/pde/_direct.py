@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array
 
 from ._inverse import is_inverse, solve_inverse
-from ._linear import ENOUGH, MANY, Fit, described, is_affine, measured, solve_whole
+from ._linear import ENOUGH, MANY, Fit, described, is_affine, measured, solve_smooth, solve_whole, suits_polynomials
 from ._march import Plan, has_waves, initial_groups, march
 from ._pde import PDE
 
@@ -40,10 +40,14 @@ HOPELESS = 0.7
 UNRESOLVED = 0.3
 # Of the budget, where training may do better.
 SHARE = 0.85
+# Of the budget, for nonlinear evolutions by polynomials, before windows.
+SMOOTH_SHARE = 0.4
 # Of the budget, for problems with unknown parameters or data: training takes longer.
 INVERSE_SHARE = 0.6
 # Windows are not tried with fewer seconds than this: compilation alone takes a quarter of it.
 LONG = 40.0
+# Nor after a solution on the whole domain that leaves less than this: windows repeat the errors of their beginnings.
+GOOD = 1e-6
 
 
 class Direct(NamedTuple):
@@ -75,10 +79,12 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
         found += [fast.direct] if fast is not None else []
     # In many dimensions windows would have too few features: one solution for all time makes more of them.
     many = len(pde.axes) >= MANY
+    left = budget - (time.perf_counter() - start)
     if not _enough(found) and (affine or not evolves or many):
-        left = budget - (time.perf_counter() - start)
         found.append(_whole(pde, whole_key, left if affine else SHARE * left, affine))
-    if evolves and not many and budget >= LONG and not _enough(found):
+    elif not affine and suits_polynomials(pde):
+        found.append(_described(solve_smooth(pde, whole_key, SMOOTH_SHARE * left)))
+    if evolves and not many and budget >= LONG and not _enough(found, GOOD):
         for better in _marched(pde, march_key, start + SHARE * budget):
             found.append(better)
             if _enough(found):
@@ -95,12 +101,15 @@ def _inverse(pde: PDE, key: Array, budget: float) -> Direct | None:
     return Direct(fit, "least squares for equations and data together", kind, found.count)
 
 
-def _enough(found: list[Direct]) -> bool:
-    return any(d.fit.residual <= ENOUGH for d in found)
+def _enough(found: list[Direct], limit: float = ENOUGH) -> bool:
+    return any(d.fit.residual <= limit for d in found)
 
 
 def _whole(pde: PDE, key: Array, budget: float, affine: bool) -> Direct:
-    fit = solve_whole(pde, key, budget, affine)
+    return _described(solve_whole(pde, key, budget, affine))
+
+
+def _described(fit: Fit) -> Direct:
     count = fit.fields.network.output.shape[1]
     kind = "random features" if fit.spread is not None else "polynomials"
     return Direct(

@@ -24,12 +24,12 @@ from .._precision import double_precision
 from .._progress import busy
 from ..nn import RandomFeatures
 from ._linear import (
-    POINTS_PER_FEATURE,
     described,
     draw_features,
     is_affine,
     kinds,
     next_larger,
+    point_number,
     sobol_points,
     with_corners,
 )
@@ -222,7 +222,7 @@ def _modes(
     drawn, fitted, checked = jax.random.split(key, 3)
     pde = problem.zero
     network = with_corners(pde, draw_features(pde, size // pde.out_size, spread, drawn))
-    number = POINTS_PER_FEATURE * network.output.size // len(pde.equations)
+    number = point_number(pde, network, spread)
     a, b = (np.asarray(m) for m in pencil(*problem, network, sobol_points(pde, fitted, number)))
     values, outputs = _pairs(a, b, count, near, shift)
     # The residual where nothing was fitted.

@@ -133,6 +133,13 @@ class Polygon(Domain):
         low, high = self.vertices.min(axis=0), self.vertices.max(axis=0)
         return {a: (float(lo), float(hi)) for a, lo, hi in zip(self.axes, low, high)}
 
+    @property
+    def is_convex(self) -> bool:
+        """Whether no corner points inwards."""
+        edges = np.roll(self.vertices, -1, axis=0) - self.vertices
+        following = np.roll(edges, -1, axis=0)
+        return bool((edges[:, 0] * following[:, 1] >= edges[:, 1] * following[:, 0]).all())
+
     @functools.cached_property
     def _triangles(self) -> np.ndarray:
         return _ear_clipping(self.vertices)

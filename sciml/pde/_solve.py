@@ -33,6 +33,8 @@ from ._solution import Solution
 MAX_DENSE = 5000
 # Training may do better than least squares that leave more than this share of the residual.
 ACCEPTED = 1e-3
+# With fewer seconds left no network is trained: compilation alone takes as long.
+TRAINING_SECONDS = 5.0
 # What it takes to polish an output layer, most of it compilation.
 POLISH_SECONDS = 5.0
 # The weight of conditions that are penalties, whose residuals lack the derivatives that make those of equations large.
@@ -59,8 +61,8 @@ def solve(
     the whole domain for problems that are affine in the fields or have no time, and in windows of time for evolutions
     if the budget is 40 s or more; together with unknown parameters where there are observations. The result is taken if
     it leaves less than 1e-3 of the residual (with observations: less than their noise hides) at points that
-    were not fitted. Otherwise a network is trained, and the better of the two returned. All that is not given is
-    chosen:
+    were not fitted, or no time is left. Otherwise a network is trained, and the better of the two returned. All that is
+    not given is chosen:
 
     - `model`, the network `(pde.in_size,) -> (pde.out_size,)`: tanh, three hidden layers of 20 units (30 for three
       axes or more, or several fields). Inputs are scaled, and exact conditions applied, by `pde.model`.
@@ -95,7 +97,8 @@ def solve(
                 found = solve_directly(pde, key, budget)
             if found is not None:
                 direct = _direct_solution(pde, found, time.perf_counter() - start)
-                if found.fit.residual <= ACCEPTED or is_inverse(pde):
+                late = budget - direct.seconds < TRAINING_SECONDS
+                if found.fit.residual <= ACCEPTED or is_inverse(pde) or late:
                     return direct
         network = default_network(pde, jax.random.fold_in(key, 1)) if model is None else _cast(model)
         fields = pde.model(network)
