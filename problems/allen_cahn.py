@@ -4,7 +4,8 @@ u_t = nu u_xx - 5 u^3 + 5 u on t in (0, 1), x in (-1, 1), periodic, with u = x^2
 test of PINNs since Raissi, Perdikaris & Karniadakis (J. Comput. Phys. 378, 2019, section 3.2).
 
 Published relative L2 errors: 5.4e-5 (jaxpi's example: Wang, Sankaran, Wang & Perdikaris, arXiv:2308.08468, 2023);
-1.9e-6 with self-scaled Broyden and residual-based attention.
+a figure of 1.9e-6 for self-scaled Broyden with residual-based attention is quoted without a source that we could find
+(the optimiser: Kiyani, Shukla, Urban, Darbon & Karniadakis, arXiv:2501.16371, 2025).
 
 The slope of the initial values jumps by 4 between the ends, and diffusion rounds the corner. A lift that carries the
 initial values to all times would keep it, 3e-4 away from the solution; so they are a penalty.

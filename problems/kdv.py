@@ -3,7 +3,8 @@
 u_t + u u_x + mu^2 u_xxx = 0 on t in (0, 1), x in (-1, 1), periodic, with u = cos(pi x) at t = 0 and mu = 0.022; the
 experiment in which Zabusky & Kruskal found solitons (Phys. Rev. Lett. 15, 1965), up to t = 1.
 
-Published: a relative L2 error of 2.2e-6 with self-scaled Broyden and residual-based attention.
+A relative L2 error of 2.2e-6 for self-scaled Broyden with residual-based attention is quoted without a source that we
+could find (the optimiser: Kiyani, Shukla, Urban, Darbon & Karniadakis, arXiv:2501.16371, 2025).
 
 The reference is a Fourier solution with exponential time stepping (ETDRK4). Half the time step changes it by 1.5e-10
 of its norm, twice the modes by less than 1e-13.
