@@ -19,9 +19,10 @@ from .._loss import Groups, mean_squares
 from ..nn import JoinedFeatures, PartFeatures, RandomFeatures, polynomial_features, random_features
 from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
+from ._crowded import crowded
 from ._domain import Box, Domain, Product
 from ._newton import MAX_STEPS, Equilibrated, Factored, minimise
-from ._pde import PDE
+from ._pde import INTERIOR, PDE
 from ._rows import jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
 from ._shapes import Ball, Polygon
 from ._subdomains import Subdomains
@@ -34,21 +35,20 @@ MANY = 4
 TRIAL_FEATURES = 500
 FEATURES = (1500, 3000, 5000)
 POINTS_PER_FEATURE = 3
+LEAST_POINTS = 128
 # Second derivatives of higher degrees suffer from rounding.
 HIGHEST_DEGREE = 64
 # Where a trial of polynomials leaves less than this, nothing else is tried. They converge faster than random features
 # where they converge, so that they are preferred unless those leave less than half.
 SMOOTH = 1e-3
 PREFERENCE = 2.0
-# Nonlinear evolutions are tried with more polynomials where few leave less than this: of a smooth front in Burgers'
-# equation 496 leave 2e-3 and are 9e-6 off.
-PROMISING = 0.03
 # As many polynomials more than asked for may complete a degree.
 COMPLETION = 1.15
 # Residuals smaller than this share of those of a feature are rounding errors.
 ROUNDING = 1e-9
-# More features than before are not worth their time below this share of the residual.
-ENOUGH = 1e-7
+# More features than before are not worth their time below this share of the residual. Polynomials, which may converge
+# to rounding, are given up where more of them do not halve it.
+ENOUGH, ENOUGH_OF_SMOOTH = 1e-7, 1e-9
 
 
 class Fit(NamedTuple):
@@ -89,43 +89,52 @@ def solve_whole(pde: PDE, key: Array, budget: float, affine: bool) -> Fit:
     problem is affine.
     """
     start = time.perf_counter()
-    best = _tried(pde, TRIAL_FEATURES // max(1, pde.out_size), key, start + budget / 3, affine)
-    return best if best.residual <= ENOUGH else _refined(pde, best, key, start + budget, affine)
+    return refined(pde, tried(pde, key, budget / 3, affine), key, start + budget, affine)
 
 
-def solve_smooth(pde: PDE, key: Array, budget: float) -> Fit:
-    """A solution by few polynomials on the whole domain; by more if that shows it smooth enough for them."""
-    start = time.perf_counter()
-    trial = _fit(pde, TRIAL_FEATURES // max(1, pde.out_size), None, False, jax.random.fold_in(key, 0))
-    promising = ENOUGH < trial.residual <= PROMISING
-    return _refined(pde, trial, key, start + budget, False) if promising else trial
+def is_enough(fit: Fit) -> bool:
+    """Whether more features are not worth their time."""
+    return fit.residual <= (ENOUGH if fit.spread is not None else ENOUGH_OF_SMOOTH)
+
+
+def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> Fit:
+    """The best solution by more and more features of the kind of a trial, while there is time and they are of use."""
+    return best if is_enough(best) else _refined(pde, best, key, deadline, affine)
 
 
 def _refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> Fit:
-    """The best solution by more and more features of the kind of a trial, while there is time."""
     share = max(1, pde.out_size)
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
         for spread in (best.spread, *next_larger(pde, best.spread)):
             began = time.perf_counter()
-            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, 100 + i))
+            before = best if spread is None else None
+            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, 100 + i), before)
+            converged = spread is None and full.residual > best.residual / 2
             best = min(best, full, key=lambda t: t.residual)
             # Factors take time by the cube of the features, and compilation as long again.
             longer = (FEATURES[min(i + 1, len(FEATURES) - 1)] / count) ** 3 - 1
             expected = time.perf_counter() - began + longer * full.factoring
-            if best.residual <= ENOUGH or time.perf_counter() + expected > deadline:
+            if is_enough(best) or converged or time.perf_counter() + expected > deadline:
                 return best
     return best
 
 
-def _tried(pde: PDE, count: int, key: Array, deadline: float, affine: bool) -> Fit:
-    """The best of small trials of polynomials and of random features of several scales."""
-    trials: list[Fit] = []
-    for i, spread in enumerate(kinds(pde)):
+def tried(pde: PDE, key: Array, budget: float, affine: bool, polynomials_only: bool = False) -> Fit:
+    """The best of small trials of polynomials and of random features of several scales, as long as those improve."""
+    deadline, trials = time.perf_counter() + budget, []
+    for i, spread in enumerate([None] if polynomials_only else kinds(pde)):
+        count = TRIAL_FEATURES // max(1, pde.out_size)
         trials.append(_fit(pde, count, spread, affine, jax.random.fold_in(key, i)))
-        if time.perf_counter() > deadline or (spread is None and trials[-1].residual <= SMOOTH):
+        if time.perf_counter() > deadline or (spread is None and trials[-1].residual <= SMOOTH) or _worsens(trials):
             break
     return min(trials, key=lambda t: t.residual / (PREFERENCE if t.spread is None else 1))
+
+
+def _worsens(trials: list[Fit]) -> bool:
+    """Whether two larger scales in a row have left more than a smaller one: so will those that follow."""
+    residuals = [t.residual for t in trials if t.spread is not None]
+    return len(residuals) > 2 and min(residuals) < min(residuals[-2:]) and residuals[-1] > residuals[-2]
 
 
 def kinds(pde: PDE) -> list[float | None]:
@@ -185,23 +194,42 @@ def _relative_size(pde: PDE, losses, of_zero, of_some) -> float:
     return found / max(zero, ROUNDING * some, np.finfo(float).tiny)
 
 
-def _fit(pde: PDE, count: int, spread: float | None, affine: bool, key: Array) -> Fit:
+def _fit(pde: PDE, count: int, spread: float | None, affine: bool, key: Array, before: Fit | None = None) -> Fit:
     drawn, fitted, checked = jax.random.split(key, 3)
     network = with_corners(pde, draw_features(pde, count, spread, drawn))
-    number = point_number(pde, network, spread)
-    points = sobol_points(pde, fitted, number)
+    number = point_number(pde, network)
+    points = sobol_points(pde, fitted, number, spread is None)
     tables, shape = tabulate(pde, network, points, {}), network.output.shape
 
     found = minimise(
         lambda output: residual_rows(pde, tables, output.reshape(shape)),
         lambda output: jacobian_rows(pde, tables, output.reshape(shape)),
-        np.zeros(network.output.size),
+        _start(network, before).ravel(),
         steps=1 if affine else MAX_STEPS,
         factor=Equilibrated if spread is None else Factored,
     )
     network = eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape)))
     # As many points as were fitted: the tables of both are made by one program.
     return _checked(pde, network, sobol_points(pde, checked, number), spread)._replace(factoring=found.seconds)
+
+
+def _start(network: RandomFeatures, before: Fit | None) -> np.ndarray:
+    """The output of fewer polynomials, and zero for the others."""
+    start = np.zeros(network.output.shape)
+    if before is not None:
+        old, new = ([tuple(d) for d in _degrees(n.hidden).tolist()] for n in (before.fields.network, network))
+        # Features of corners, as many as before, come last.
+        place = {d: i for i, d in enumerate(new)}
+        columns = [*(place[d] for d in old), *range(len(new), start.shape[1])]
+        start[:, columns] = before.fields.network.output
+    return start
+
+
+def _degrees(hidden: Any) -> Array:
+    """Those of polynomials, the same in all parts."""
+    if isinstance(hidden, JoinedFeatures):
+        return _degrees(hidden.parts[0])
+    return hidden.hidden.degrees[0] if isinstance(hidden, PartFeatures) else hidden.degrees
 
 
 def _checked(pde: PDE, network: RandomFeatures, points: Groups, spread: float | None) -> Fit:
@@ -239,8 +267,8 @@ def _in_parts(pde: PDE, hidden) -> RandomFeatures:
 
 
 def _degree(size: int, count: int) -> int:
-    """The total degree of polynomials in so many inputs that makes about `count` of them; along one axis, the one that
-    as many points determine.
+    """The total degree of polynomials in so many inputs that makes about `count` of them; along one axis, the root of
+    that: derivatives suffer from rounding before so many are of use.
     """
     if size == 1:
         return max(1, min(HIGHEST_DEGREE, isqrt(count)))
@@ -248,13 +276,9 @@ def _degree(size: int, count: int) -> int:
     return next(fits, 1)
 
 
-def point_number(pde: PDE, network: RandomFeatures, spread: float | None) -> int:
-    """How many points determine the output layer: polynomials along one axis take the square of their number (Cohen,
-    Davenport & Leviatan, Found. Comput. Math. 13, 2013), those along more have as many anyway.
-    """
-    number = POINTS_PER_FEATURE * network.output.size // len(pde.equations)
-    squared = spread is None and pde.in_size == 1
-    return max(number, pde.parts * network.output.shape[1] ** 2) if squared else number
+def point_number(pde: PDE, network: RandomFeatures) -> int:
+    """How many points determine the output layer."""
+    return max(LEAST_POINTS, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
 
 
 def with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:
@@ -271,10 +295,13 @@ def with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:
 
 
 @eqx.filter_jit
-def sobol_points(pde: PDE, key: Array, n: int) -> Groups:
-    """Evenly drawn points of all groups, `n` in the interior."""
+def sobol_points(pde: PDE, key: Array, n: int, towards_boundary: bool = False) -> Groups:
+    """Evenly drawn points of all groups, `n` in the interior, where they may crowd towards the boundary."""
     counts = pde.point_counts(n)
-    return Groups({g.label: pde.draw(g, counts[g.label], key, even=True) for g in pde.trained_groups})
+    points = {g.label: pde.draw(g, counts[g.label], key, even=True) for g in pde.trained_groups}
+    if towards_boundary:
+        points[INTERIOR] = crowded(pde.domain, points[INTERIOR], pde.periodic_axes)
+    return Groups(points)
 
 
 @eqx.filter_jit

@@ -20,6 +20,7 @@ from .._loss import Groups
 from ..nn import InWindow, RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures
 from ._condition import Value
 from ._constraint import features as inputs_at
+from ._crowded import crowded
 from ._derivatives import derivatives
 from ._domain import TIME, Box, Product
 from ._names import Derivative
@@ -195,6 +196,8 @@ def _even(pde: PDE, plan: Plan, drawn: Array, placed: Array) -> _Basis:
     else:
         hidden = _features(pde, plan, points, jnp.zeros(()), jnp.zeros((count, len(pde.axes))), directions)
     batch = {n: pde.draw(pde.groups[n], count, placed, even=True) for n, count in _counts(pde, plan).items()}
+    # The ends of a window are a part of its boundary.
+    batch[INTERIOR] = crowded(pde.domain, batch[INTERIOR], pde.periodic_axes)
     return _Basis(hidden, Groups(batch))
 
 
@@ -206,10 +209,15 @@ def _following(pde: PDE, plan: Plan, steepness: _Steepness, pool: Array, drawn: 
     hidden = _features(pde, plan, centres, steepness.along[index], steepness.drift[index], directions)
     counts, batch = _counts(pde, plan), {}
     steep, _ = _steep_points(pde, steepness, pool, chosen, counts[INTERIOR] // 2, evenly=0.05)
+    space = tuple(a for a in pde.axes if a != TIME)
     for name, count in counts.items():
         group = pde.groups[name]
-        if name == INTERIOR or name in initial_groups(pde):
-            picked = steep if name == INTERIOR else steep[: count // 2].at[:, _axis(pde)].set(_first_time(pde))
+        if name == INTERIOR:
+            even = pde.draw(group, count - len(steep), rest, even=True)
+            parts = crowded(pde.domain, even, pde.periodic_axes), crowded(pde.domain, steep, space)
+            batch[name] = jnp.concatenate(parts)
+        elif name in initial_groups(pde):
+            picked = steep[: count // 2].at[:, _axis(pde)].set(_first_time(pde))
             batch[name] = jnp.concatenate([pde.draw(group, count - len(picked), rest, even=True), picked])
         else:
             batch[name] = pde.draw(group, count, placed, even=True)

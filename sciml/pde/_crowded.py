@@ -1,0 +1,56 @@
+"""Points that crowd towards the boundary, where least squares need them.
+
+A function that is small at evenly drawn points may be large near the boundary, at corners most of all. Drawn with the
+density 1 / sqrt(1 - x^2) along each axis of a box, and 1 / sqrt(1 - r^2) in a ball, fewer points control polynomials
+(Cohen & Migliorati, SMAI J. Comput. Math. 3, 2017; Narayan, Jakeman & Zhou, Math. Comput. 86, 2017).
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._domain import Box, Domain, Product
+from ._shapes import Ball
+from ._subdomains import Subdomains
+
+# Of the table of radii.
+ENTRIES = 2001
+
+
+def crowded(domain: Domain, points: Float[Array, "n d"], kept: tuple[str, ...] = ()) -> Float[Array, "n d"]:
+    """Points drawn evenly in boxes, balls, their products and parts, moved towards the boundary; in other domains, and
+    along the axes `kept`, as they are.
+    """
+    if isinstance(domain, Product):
+        k = len(domain.first.axes)
+        halves = (
+            crowded(domain.first, points[:, :k], kept),
+            crowded(domain.second, points[:, k:], kept),
+        )
+        return jnp.concatenate(halves, axis=1)
+    if isinstance(domain, Subdomains):
+        parts = domain.parts.values()
+        moved = jnp.stack([crowded(part, points, kept) for part in parts])
+        own = jnp.argmin(jnp.stack([part.distance(points) for part in parts]), axis=0)
+        return jnp.take_along_axis(moved, own[None, :, None], axis=0)[0]
+    if isinstance(domain, Box):
+        low, high = jnp.asarray([domain.bounds[a] for a in domain.axes], points.dtype).T
+        share = jnp.clip((points - low) / (high - low), 0.0, 1.0)
+        moves = np.array([a not in kept for a in domain.axes])
+        return low + (high - low) * jnp.where(moves, (1 - jnp.cos(jnp.pi * share)) / 2, share)
+    if isinstance(domain, Ball):
+        return _in_ball(domain, points)
+    return points
+
+
+def _in_ball(ball: Ball, points: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    from scipy.special import betainc
+
+    # The share of the points within each radius.
+    radii = np.sin(np.linspace(0, np.pi / 2, ENTRIES))
+    shares = betainc(ball.dim / 2, 0.5, radii**2)
+    centre = jnp.asarray(ball.centre, points.dtype)
+    away = (points - centre) / ball.radius
+    length = jnp.linalg.norm(away, axis=1, keepdims=True)
+    wanted = jnp.interp(length**ball.dim, shares, radii)
+    return centre + ball.radius * away * wanted / jnp.maximum(length, jnp.finfo(points.dtype).tiny)
