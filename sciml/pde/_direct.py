@@ -78,7 +78,7 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
         return None
     deadline = start + SHARE * budget
     # In many dimensions windows would have too few features: one solution for all time makes more of them.
-    if evolves and len(pde.axes) < MANY and (budget >= LONG or not affine):
+    if evolves and len(pde.axes) < MANY:
         found = _evolution(pde, (whole_key, march_key), affine, budget >= LONG, deadline)
     else:
         found = [_whole(pde, whole_key, start + budget if affine else deadline, affine)]
