@@ -10,7 +10,7 @@ import numpy as np
 
 from sciml import PDE, Box, value
 
-EXPECTED = {"relative_l2": 1e-5}
+EXPECTED = {"relative_l2": 1e-8}
 BUDGET = 60.0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sciml import PDE, Box, value
 
-EXPECTED = {"relative_l2": 1e-6}
+EXPECTED = {"relative_l2": 1e-8}
 BUDGET = 30.0
 
 

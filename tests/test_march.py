@@ -425,3 +425,21 @@ def test_a_singular_corner_by_least_squares():
 
 def test_waves_solve_periodic_evolutions():
     assert error_of(waves(), Plan(16, 90)) < 1e-6
+
+
+def test_features_that_stay_keep_a_narrow_pulse():
+    """u_t + u_x = 0 damps nothing: what a window hands over has to be in the span of the next one's features."""
+    box = Box(t=(0, 0.5), x=(0, 1.2))
+
+    def pulse(t, x, xp=np):
+        return xp.exp(-(((x - 0.4 - t) / 0.08) ** 2))
+
+    pde = PDE(
+        box,
+        lambda u_t, u_x: u_t + u_x,
+        value(u=lambda x: pulse(0.0, x, jnp), on=box.at(t=0)),
+        value(u=lambda t: pulse(t, 0.0, jnp), on=box.at(x=0)),
+        reference=pulse,
+    )
+    stays, follows = (error_of(pde, Plan(16, 400, spread, following=f)) for spread, f in ((8.0, False), (2.0, True)))
+    assert stays < 1e-4 and stays < follows / 10

@@ -34,6 +34,8 @@ WAVES_LADDER = (
 LONG_LADDER = ((128, 1120, 4), (256, 1120, 4), (256, 1600, 4), (512, 1600, 4), (512, 2400, 4))
 # A solution takes at most so many times as long as the one before, so that easy problems end early.
 GROWTH = 25.0
+# Times the usual spread, features do not follow the fields but are spread evenly, all of them steep.
+EVEN_FACTOR = 4.0
 # A trial that leaves more than this share of the residual shows that windows do not help.
 HOPELESS = 0.7
 # Trials that leave more than this share are too coarse to be told apart by it.
@@ -150,7 +152,7 @@ class _Attempt(NamedTuple):
 def _marched(pde: PDE, key: Array, deadline: float) -> Iterator[Direct]:
     """Solutions in windows, more and more accurate, while there is time."""
     kinds = [(WAVES_TRIAL, WAVES_LADDER, None), (FAST_TRIAL, FAST_LADDER, None)] if has_waves(pde) else []
-    kinds += [(TRIAL, LADDER, 1.0), (TRIAL, LADDER, 2.0)]
+    kinds += [(TRIAL, LADDER, factor) for factor in (1.0, 2.0, EVEN_FACTOR)]
     trials = []
     for size, ladder, factor in kinds:
         attempt = _march(pde, size, factor, key, deadline)
@@ -202,7 +204,7 @@ def _spread(pde: PDE, features: int) -> float:
 def _march(pde: PDE, size: tuple[int, ...], factor: float | None, key: Array, deadline: float) -> _Attempt | None:
     windows, features, *degrees = size
     spread = None if factor is None else factor * _spread(pde, features)
-    plan = Plan(windows, features, spread, *degrees)
+    plan = Plan(windows, features, spread, *degrees)._replace(following=factor != EVEN_FACTOR)
     began = time.perf_counter()
     marched = march(pde, plan, key, deadline)
     if marched is None:

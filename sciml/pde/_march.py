@@ -48,13 +48,15 @@ class Plan(NamedTuple):
     """How many windows and features there are, and the standard deviation of the features' weights for space.
 
     Without a spread they are waves, along axes that are all periodic, each times as many polynomials of time as
-    `degrees` says.
+    `degrees` says. Features that do not follow the fields are the same in all windows, so that what a window begins with
+    is in the span of its features: errors grow less where nothing damps them.
     """
 
     windows: int
     features: int
     spread: float | Array | None = None
     degrees: int = 6
+    following: bool = True
 
 
 def initial_groups(pde: PDE) -> tuple[str, ...]:
@@ -106,7 +108,7 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
         begin = _begin(pde, plan, window)
         previous = networks[-1] if networks else _window(pde, plan, shared.hidden, 0)
         used = shared
-        if not waves:
+        if plan.following and not waves:
             steepness = _steepness(pde, previous, jnp.asarray(begin), pool)
             # Once they follow, features go on to: even ones would lose what they have resolved.
             follows = follows or float(steepness.contrast) > STEEP
