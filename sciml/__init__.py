@@ -4,6 +4,7 @@ drives named residuals to zero."""
 from . import data as data
 from . import metrics as metrics
 from . import nn as nn
+from . import ode as ode
 from . import operators as operators
 from . import optim as optim
 from . import pde as pde

@@ -429,6 +429,7 @@ def _run_problem(problem, key, left: Callable[[], float], out: Path) -> dict:
     import jax
 
     from ._fit import fit
+    from ._precision import double_precision
     from ._problem import TRAINED, flat_metrics
     from ._save import save, write_atomically
 
@@ -437,14 +438,16 @@ def _run_problem(problem, key, left: Callable[[], float], out: Path) -> dict:
     names = {TRAINED: {name: 0.0 for metrics in baselines.values() for name in metrics}}
     flat_metrics(names | baselines)
     optimised = problem.model, problem.loss, problem.data, problem.optimiser
-    model, history = fit(*optimised, steps=problem.steps, seconds=left(), key=key)
+    with double_precision(problem.double):
+        model, history = fit(*optimised, steps=problem.steps, seconds=left(), key=key)
     written = [out / "model.zip"]
     save(written[0], model)
     evaluations = problem.evaluations({TRAINED: model}) | baselines
 
     def draw():
         if problem.figure is not None:
-            figure = problem.figure(model)
+            with double_precision(problem.double):
+                figure = problem.figure(model)
             write_atomically(out / "figure.png", lambda file: figure.savefig(file, format="png", dpi=120))
             written.append(out / "figure.png")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ._precision import double_precision
 from .data._dataset import Dataset
 from .data._fetch import cache_folder
 from .data._recipe import Recipe
@@ -32,6 +33,7 @@ class Problem:
       evaluated as they are, and their metrics reported as `METRIC_NAME`; of a model for which a metric means nothing,
       `evaluate` returns fewer.
     - `figure`: draws the trained model (model -> Matplotlib figure).
+    - `double`: trains and evaluates within `sciml.double_precision()`. The model must have been made within it too.
 
     Raises ValueError for a baseline without a name, or with that of the trained model.
     """
@@ -44,6 +46,7 @@ class Problem:
     evaluate: Callable[[Any], Mapping[str, Any]]
     baselines: Mapping[str, Any] = field(default_factory=dict)
     figure: Callable[[Any], Any] | None = None
+    double: bool = False
 
     def __post_init__(self):
         for name in self.baselines:
@@ -53,7 +56,8 @@ class Problem:
     def evaluations(self, models: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         """The metrics of each of these models, by its name."""
         # Metrics may come as arrays of one element; a report holds numbers.
-        return {name: {m: float(v) for m, v in self.evaluate(model).items()} for name, model in models.items()}
+        with double_precision(self.double):
+            return {name: {m: float(v) for m, v in self.evaluate(model).items()} for name, model in models.items()}
 
 
 def flat_metrics(evaluations: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

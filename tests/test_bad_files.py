@@ -275,7 +275,7 @@ def test_damaged_metadata_of_zarr(tmp_path, version, content):
         ("old.mat", b"MATLAB 5.0 MAT-file" + bytes(100), "scipy.io.loadmat"),
         ("old.hdf", b"\x0e\x03\x13\x01" + bytes(100), "h4toh5"),
         ("old.pt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + bytes(100), "save it again"),
-        ("a.csv", b"time,value\n1,2\n", "unknown format"),
+        ("a.doc", b"time,value\n1,2\n", "unknown format"),
         ("a.zip", b"PK\x03\x04" + bytes(100), "truncated or damaged zip"),
     ],
 )

@@ -29,6 +29,7 @@ FETCHED = {
     "cmip6_air_temperature": {"model": "FGOALS-g3"},
     "ostia": {},
     "a1b_air_temperature": {},
+    "lynx_hare": {},
 }
 
 
@@ -362,7 +363,7 @@ def test_fetched_data_sets(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SCIML_CACHE", str(tmp_path))
     found = sciml.dataset(name, **FETCHED[name])
     shapes = {"darcy_small": 50, "era5_t2m": 744, "cmip6_air_temperature": 804, "ostia": 54}
-    shapes |= {"a1b_air_temperature": 240}
+    shapes |= {"a1b_air_temperature": 240, "lynx_hare": 21}
     array = next(iter(found.arrays.values()))
     assert array.shape[0] == shapes[name]
     values = array.read()

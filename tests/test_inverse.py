@@ -8,9 +8,9 @@ from scipy.stats import binom
 
 from sciml import PDE, Box, Solution, Unknown, derived, double_precision, observe, solve, value
 from sciml.nn import PriorFeatures, TanhFeatures, mlp
+from sciml.optim._newton import Equilibrated, Factored
 from sciml.pde._hidden import Drawn, Group, adapted, steady_axes
 from sciml.pde._inverse import is_inverse, solve_inverse
-from sciml.pde._newton import Equilibrated, Factored
 
 LINE = Box(t=(0, 2))
 RATE = 1.3

@@ -12,12 +12,12 @@ from scipy.optimize import least_squares
 from sciml import PDE, Ball, Box, Polygon, Solution, condition, double_precision, jump, periodic, value
 from sciml.nn import RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures, polynomial_features
 from sciml.nn._features import chebyshev
+from sciml.optim._newton import Factored, minimise
 from sciml.pde import Laplacian, _direct, derivatives
 from sciml.pde._constraint import features
 from sciml.pde._corners import corner_features
 from sciml.pde._linear import Fit, relative_residual, solve_whole, suits_polynomials, tried
 from sciml.pde._march import Plan, _waves, initial_groups, march
-from sciml.pde._newton import Factored, minimise
 
 ROD = Box(t=(0, 1), x=(-1, 1))
 KEY = jax.random.key(0)

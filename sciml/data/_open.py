@@ -19,6 +19,8 @@ from ._lazy import Lazy
 from ._netcdf import NetCDF3, NetCDF4
 from ._numpy import Npy, Npz
 from ._source import DataError, Source
+from ._text import SUFFIXES as TEXT_SUFFIXES
+from ._text import Text
 from ._torch import Torch
 from ._xarray import XArray
 from ._zarr import MARKS, Zarr
@@ -26,6 +28,7 @@ from ._zarr import MARKS, Zarr
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 NETCDF_SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
 SUFFIXES = (*NETCDF_SUFFIXES, ".h5", ".hdf5", ".zarr", ".npy", ".npz", ".pt", ".pth")
+TABLES = (".csv", ".tsv")
 FOREIGN = {
     b"GRIB": "GRIB: open it with xarray and cfgrib, and pass the xarray Dataset to sciml.open",
     b"MATLAB 5": "MATLAB 5: read it with scipy.io.loadmat and save the arrays with numpy.savez",
@@ -44,9 +47,9 @@ def open(
 ) -> Dataset:
     """A data set of named variables, which are read when they are needed.
 
-    - `path`: a file or folder (HDF5, NetCDF-3 and -4, Zarr 2 and 3, `.npy`, `.npz`, torch's `.pt`; told apart by their
-      content), a pattern such as `"run_*.nc"`, a folder of such files, a `Source`, an xarray Dataset or DataArray, or
-      a list of any of these, which become one data set.
+    - `path`: a file or folder (HDF5, NetCDF-3 and -4, Zarr 2 and 3, `.npy`, `.npz`, torch's `.pt`, told apart by
+      their content; tables `.csv`, `.tsv`, `.txt` and `.dat`), a pattern such as `"run_*.nc"`, a folder of such files,
+      a `Source`, an xarray Dataset or DataArray, or a list of any of these, which become one data set.
     - `group`: the group of the file to take, by default all, named `group/name`.
     - `along`: the dimension along which several files are joined, in the order of its coordinate; one that they do not
       have becomes a new first dimension. By default the one along which they differ.
@@ -112,9 +115,13 @@ def _expand_path(path: str | os.PathLike) -> list[Path]:
     if here.is_dir() and not any((here / mark).exists() for mark in MARKS):
         inside = sorted((p for p in here.iterdir() if not p.name.startswith(".")), key=lambda p: _natural(str(p)))
         # A file that is named like data but is none must not be left out unseen.
-        known = [p for p in inside if _kind_of(p) is not None or p.suffix in SUFFIXES]
+        known = [p for p in inside if _kind_of(p) not in (None, "text") or p.suffix in SUFFIXES]
+        # Beside other data a table is a list of them.
+        known = known or [p for p in inside if p.suffix.lower() in TABLES]
         if not known:
-            raise DataError(f"{here}: neither a Zarr store nor a folder of data files ({', '.join(SUFFIXES)})")
+            raise DataError(
+                f"{here}: neither a Zarr store nor a folder of data files ({', '.join((*SUFFIXES, *TABLES))})"
+            )
         return known
     return [here]
 
@@ -146,7 +153,9 @@ def _kind_of(path: Path) -> str | None:
         return "netcdf3"
     if head[:6] == b"\x93NUMPY":
         return "npy"
-    return _kind_of_zip(path) if head[:4] in (b"PK\x03\x04", b"PK\x05\x06") else None
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _kind_of_zip(path)
+    return "text" if path.suffix.lower() in TEXT_SUFFIXES and size else None
 
 
 def _kind_of_zip(path: Path) -> str | None:
@@ -172,7 +181,7 @@ def _source(item: Any, group: str | None, absent: str) -> Source:
         return Zarr(item, group, absent)
     if kind in ("hdf5", "netcdf4"):
         return (HDF5 if kind == "hdf5" else NetCDF4)(item, group)
-    readers = {"netcdf3": NetCDF3, "npy": Npy, "npz": Npz, "torch": Torch}
+    readers = {"netcdf3": NetCDF3, "npy": Npy, "npz": Npz, "torch": Torch, "text": Text}
     if kind in readers:
         return readers[kind](item)
     raise DataError(_unknown(item))
@@ -190,7 +199,9 @@ def _unknown(path: Path) -> str:
             return f"{path}: {remedy}"
     if path.suffix in (".h5", ".hdf5", *NETCDF_SUFFIXES):
         return f"{path}: not an HDF5 or NetCDF file, or truncated (it begins with {head[:8]!r}); copy it again"
-    return f"{path}: unknown format (it begins with {head[:8]!r}); expected HDF5, NetCDF, Zarr, .npy, .npz or .pt"
+    return (
+        f"{path}: unknown format (it begins with {head[:8]!r}); expected HDF5, NetCDF, Zarr, .npy, .npz, .pt or a table"
+    )
 
 
 # From a source to a data set.

@@ -35,3 +35,5 @@ from ._precision import remat as remat
 from ._separable import Separable as Separable
 from ._separable import separable as separable
 from ._siren import siren as siren
+from ._unknown import TrainableNumber as TrainableNumber
+from ._unknown import Unknown as Unknown

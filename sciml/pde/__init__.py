@@ -1,5 +1,6 @@
 """Partial differential equations: domains, equations and conditions, and their solution by networks."""
 
+from ..nn import Unknown as Unknown
 from ._causal import causal_weights as causal_weights
 from ._condition import condition as condition
 from ._condition import derived as derived
@@ -42,7 +43,6 @@ from ._stochastic import axis_directions as axis_directions
 from ._stochastic import rademacher_directions as rademacher_directions
 from ._stochastic import stochastic_laplacian as stochastic_laplacian
 from ._subdomains import Subdomains as Subdomains
-from ._unknown import Unknown as Unknown
 from ._weak import deep_ritz as deep_ritz
 from ._weak import petrov_galerkin as petrov_galerkin
 from ._weights import attention_weights as attention_weights

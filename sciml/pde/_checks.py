@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..nn._unknown import Unknown
 from ._condition import Condition, Derived, Jump, Observations, Periodic, Value
 from ._derivatives import Laplacian
 from ._domain import Domain
 from ._integral import Integral
 from ._names import INTERIOR, POINT, Derivative, Normal, coordinates, space
-from ._unknown import Unknown
 
 
 class UndeterminedWarning(UserWarning):

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..nn._unknown import TrainableNumber
 from ._condition import Value
 from ._derivatives import Laplacian, derivatives
 from ._domain import Region
 from ._names import coordinates
 from ._quantities import demands
-from ._unknown import TrainableNumber
 
 # Jumps between the ends of a periodic axis that are larger than this, relative to the data, are no rounding errors.
 SEAM = 1e-9

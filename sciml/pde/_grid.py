@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from .._precision import double_precision
+from ..nn._unknown import Unknown
 from ._condition import Derived, Observations
 from ._differences import ORDER, GridAxis, whole_period
 from ._domain import Box, nearest
 from ._grid_terms import Assessment, GridEquations, GridTerm, assess
 from ._names import Derivative, Normal, Parameter, Vocabulary, arguments
 from ._pde import INTERIOR, PDE
-from ._unknown import Unknown
 
 ALIASES = (("t", "time"), ("lat", "latitude"), ("lon", "longitude"))
 BATCH = {"sample", "samples", "member", "number", "ensemble", "realization", "trajectory", "batch", "n"}

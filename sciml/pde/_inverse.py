@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._loss import mean_squares
+from ..optim._newton import Equilibrated, minimise
 from ._condition import Observations
 from ._constraint import ConstrainedFields
 from ._derivatives import derivatives
 from ._hidden import Drawn, adapted, draw, steady_axes
 from ._linear import sobol_points
-from ._newton import Equilibrated, minimise
 from ._pde import INTERIOR, PDE
 from ._quantities import demands
 from ._rows import Table, jacobian_rows, residual_rows, row_weight, tabulate, terms_size

@@ -17,11 +17,11 @@ from jaxtyping import Array
 
 from .._loss import Groups, mean_squares
 from ..nn import JoinedFeatures, PartFeatures, RandomFeatures, polynomial_features, random_features
+from ..optim._newton import MAX_STEPS, Equilibrated, Factored, minimise
 from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
 from ._crowded import crowded
 from ._domain import Box, Domain, Product
-from ._newton import MAX_STEPS, Equilibrated, Factored, minimise
 from ._pde import INTERIOR, PDE
 from ._rows import jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
 from ._shapes import Ball, Polygon

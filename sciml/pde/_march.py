@@ -18,13 +18,13 @@ from jaxtyping import Array, Float
 
 from .._loss import Groups
 from ..nn import InWindow, RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures
+from ..optim._newton import Factored, Normal, minimise
 from ._condition import Value
 from ._constraint import features as inputs_at
 from ._crowded import crowded
 from ._derivatives import derivatives
 from ._domain import TIME, Box, Product
 from ._names import Derivative
-from ._newton import Factored, Normal, minimise
 from ._pde import INTERIOR, PDE
 from ._quantities import expanded
 from ._rows import jacobian_rows, linearised_rows, residual_rows, tabulate, target_values

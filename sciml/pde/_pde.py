@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from .._loss import Groups
 from .._precision import double_precision
 from ..nn import Ensemble
+from ..nn._unknown import Unknown
 from . import _checks
 from ._condition import Condition, Derived, Jump, Observations, Periodic, Value
 from ._constraint import ConstrainedFields, Constraint, constrain, exact_values, make_constraints
@@ -22,7 +23,6 @@ from ._names import INTERIOR, Coordinate, Meaning, Normal, Parameter, Point, Voc
 from ._quantities import demands, field_partials, read
 from ._stochastic import Directed, derivatives_along
 from ._subdomains import PART, Subdomains, by_part, parts_of
-from ._unknown import Unknown
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 
 from .._precision import double_precision
 from ..nn import Ensemble, PartFeatures, PartNetworks, RandomFeatures
+from ..optim._newton import Equilibrated, minimise
 from ._condition import Observations
 from ._constraint import ConstrainedFields
 from ._linear import sobol_points
-from ._newton import Equilibrated, minimise
 from ._pde import PDE
 from ._rows import CONDITION_WEIGHT, Table, jacobian_rows, residual_rows, tabulate
 from ._scales import ScaledOutput

@@ -16,9 +16,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ..nn import Ensemble, PriorFeatures, RandomFeatures
+from ..optim._newton import Equilibrated
 from ._inverse import FREE, STAGES, Layout, layout, level, observed, row_weights, unit_strength
 from ._linear import sobol_points
-from ._newton import Equilibrated
 from ._pde import PDE
 from ._rows import row_weight
 
