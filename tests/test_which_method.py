@@ -1,12 +1,10 @@
 """The script behind `docs/which_method.md`: which cells there are, what is kept of a run, and the page's tables."""
 
-import functools
 import json
 import re
 import subprocess
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -138,9 +136,7 @@ def test_page_has_the_tables_of_the_records(script):
     assert all(words in page for words in methods - {"`solve(pde)` in 60 s"})
 
 
-@pytest.mark.parametrize(
-    "problem, method", [("poisson", "polish"), ("convection", "causal"), ("helmholtz_4", "fourier")]
-)
+@pytest.mark.parametrize("problem, method", [("poisson", "polish"), ("helmholtz_4", "fourier")])
 def test_cell_runs(script, problem, method):
     found = script.one(problem, method, seconds=0.5, seed=1)
     assert np.isfinite([found["relative_l2"], found["residual"]]).all() and found["relative_l2"] > 0
@@ -156,13 +152,17 @@ def test_examples_of_the_page_run(checkout, monkeypatch):
     page = (checkout / "docs" / "which_method.md").read_text()
     blocks = [re.sub("^  ", "", b, flags=re.M) for b in re.findall(r"^ *```python\n(.*?)^ *```", page, re.M | re.S)]
     pde = sciml.problem("convection", beta=1.0)
-    solve = functools.partial(sciml.solve, budget=None, steps=2, points=64, report=None)
+    # Steps that compile fast, by which the calls are judged and not their results.
+    quick = {
+        "budget": None,
+        "steps": 2,
+        "points": 64,
+        "loss": pde.residuals,
+        "optimiser": optax.sgd(1e-6),
+        "report": None,
+    }
     names: dict = {"sciml": sciml, "pde": pde, "jax": jax, "key": jax.random.key(0), "optim": optim, "optax": optax}
-    names |= {"solution": solve(pde), "network": sciml.nn.mlp(3, 1, 8, 2, key=jax.random.key(0)), "x": jnp.ones(2)}
-
-    def quick(pde, model=None, **given):
-        points = given.pop("points", 64)
-        return solve(pde, model, points=points, **given)
-
+    names["solve"] = lambda pde, **given: sciml.solve(pde, **(quick | given))
+    names |= {"solution": names["solve"](pde), "network": sciml.nn.mlp(3, 1, 8, 2, key=names["key"]), "x": np.ones(2)}
     for block in blocks:
-        exec(block.replace('"figure.png"', "").replace("range(3)", "range(2)"), names | {"solve": quick})
+        exec(block.replace('"figure.png"', "").replace("range(3)", "range(2)"), names)
