@@ -177,6 +177,18 @@ def test_unknown_parameters_and_precision_stay():
     assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(eqx.filter(polished, eqx.is_array)))
 
 
+def test_double_precision_stays_where_it_is_not_set():
+    """Of a solution and of an ensemble, whatever the user's setting is."""
+    pde = oscillation()
+    fields = pde.model(nn.mlp(1, 1, 10, 2, key=KEY))
+    several = pde.model(nn.ensemble(lambda key: nn.mlp(1, 1, 10, 2, key=key), 2, key=KEY))
+    with jax.enable_x64(False):
+        polished = polish(pde, fields)
+        assert error(pde, polished) < error(pde, fields) / 100
+        for made in (polished, polish(pde, several)):
+            assert all(a.dtype == jnp.float64 for a in jax.tree.leaves(eqx.filter(made, eqx.is_inexact_array)))
+
+
 def test_members_of_an_ensemble_by_themselves():
     pde = oscillation()
     fields = pde.model(nn.ensemble(lambda key: nn.mlp(1, 1, 6, 2, key=key), 2, key=KEY))

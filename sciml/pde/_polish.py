@@ -46,7 +46,8 @@ def polish(pde: PDE, fields: Any, *, key: Array | None = None) -> Any:
     """
     key = jax.random.key(0) if key is None else key
     if isinstance(fields, Ensemble):
-        return _joined(fields, [polish(pde, fields.member(i), key=key) for i in range(len(fields))])
+        with double_precision():
+            return _joined(fields, [polish(pde, fields.member(i), key=key) for i in range(len(fields))])
     if not isinstance(fields, ConstrainedFields):
         raise TypeError(f"polish: expected fields that pde.model(network) gave, got {type(fields).__name__}")
     with double_precision():
@@ -59,8 +60,9 @@ def polish(pde: PDE, fields: Any, *, key: Array | None = None) -> Any:
         best = _least(_known(pde, fields), layer.network, key)
         if best is None:
             return fields
-        network = layer.put(best)
-    return eqx.tree_at(lambda f: f.network, fields, jax.tree.map(_like, network, fields.network))
+        # In here, where numbers in double precision stay what they are.
+        network = jax.tree.map(_like, layer.put(best), fields.network)
+    return eqx.tree_at(lambda f: f.network, fields, network)
 
 
 class OutputLayer(NamedTuple):
