@@ -204,7 +204,7 @@ def _spread(pde: PDE, features: int) -> float:
 def _march(pde: PDE, size: tuple[int, ...], factor: float | None, key: Array, deadline: float) -> _Attempt | None:
     windows, features, *degrees = size
     spread = None if factor is None else factor * _spread(pde, features)
-    plan = Plan(windows, features, spread, *degrees)._replace(following=factor != EVEN_FACTOR)
+    plan = Plan(windows, features, spread, degrees=degrees[0] if degrees else 0, following=factor != EVEN_FACTOR)
     began = time.perf_counter()
     marched = march(pde, plan, key, deadline)
     if marched is None:

@@ -48,8 +48,8 @@ class Plan(NamedTuple):
     """How many windows and features there are, and the standard deviation of the features' weights for space.
 
     Without a spread they are waves, along axes that are all periodic, each times as many polynomials of time as
-    `degrees` says. Features that do not follow the fields are the same in all windows, so that what a window begins with
-    is in the span of its features: errors grow less where nothing damps them.
+    `degrees` says. Features that do not follow the fields are the same in all windows, so that what a window begins
+    with is in the span of its features: errors grow less where nothing damps them.
     """
 
     windows: int
