@@ -9,7 +9,7 @@ with compilation, from a cold cache; imports and references do not count. Adam a
 falls by a tenth each 2,000 steps, as in jaxpi.
 
 Left out: `causal` where there is no time; `attention` where there are no layers to attend to; `fourier` where no wave
-is short; `soap` and `polish` on some problems, to save time. `solve_60` is `solve` with its own default budget, where
+is short; some methods on some problems, to save time. `solve_60` is `solve` with its own default budget, where
 that is another method: equations that are not affine get windows of time from 40 s on.
 
 A cell that was run replaces that of the same names in benchmarks/which_method.json, which is written whole after each;
@@ -121,24 +121,12 @@ METHODS = {
 # Settings of the problem, and methods that make sense.
 CELLS: dict[str, tuple[str, dict, tuple[str, ...]]] = {
     "poisson": ("poisson", {}, ("solve", "broyden", "gauss_newton", "adam", "soap", "polish")),
-    "helmholtz": ("helmholtz", {}, ("solve", "broyden", "gauss_newton", "fourier", "adam", "soap", "polish")),
-    "helmholtz_4": ("helmholtz", {"a": 4, "b": 4}, ("solve", "broyden", "gauss_newton", "fourier", "adam")),
-    "convection": ("convection", {}, ("solve", "broyden", "gauss_newton", "causal", "adam", "polish")),
-    "reaction": (
-        "reaction",
-        {},
-        ("solve", "solve_60", "broyden", "gauss_newton", "causal", "attention", "adam", "polish"),
-    ),
-    "burgers": (
-        "burgers",
-        {},
-        ("solve", "solve_60", "broyden", "gauss_newton", "causal", "attention", "adam", "soap", "polish"),
-    ),
-    "allen_cahn": (
-        "allen_cahn",
-        {},
-        ("solve", "solve_60", "broyden", "gauss_newton", "causal", "attention", "adam", "soap"),
-    ),
+    "helmholtz": ("helmholtz", {}, ("solve", "broyden", "fourier", "adam", "polish")),
+    "helmholtz_4": ("helmholtz", {"a": 4, "b": 4}, ("solve",)),
+    "convection": ("convection", {}, ("solve", "broyden", "gauss_newton", "causal", "adam")),
+    "reaction": ("reaction", {}, ("solve", "broyden", "gauss_newton", "causal", "adam")),
+    "burgers": ("burgers", {}, ("solve", "solve_60", "broyden", "gauss_newton", "attention", "adam", "soap")),
+    "allen_cahn": ("allen_cahn", {}, ("solve_60", "broyden", "gauss_newton", "causal", "attention", "adam")),
 }
 
 
