@@ -27,7 +27,15 @@ OPERATORS: dict[str, dict] = {
     "era5_t2m": {},
     "poisson_mesh": {"samples": 24, "tests": 8, "width": 8},
 }
-PUBLIC = ("darcy_small", "era5_t2m")
+PUBLIC = ("darcy_small", "era5_t2m", "lynx_hare")
+# Differential equations in time, with settings that take seconds.
+ODES: dict[str, dict] = {
+    "lynx_hare": {},
+    "robertson": {"points": 12},
+    "kepler": {"steps": 3, "width": 4, "points": 40},
+    "bouncing_ball": {"points": 20},
+    "lorenz": {"count": 2, "points": 120},
+}
 # With tests of their own below.
 OTHERS = ("drum", "poisson_100d")
 # Relative L2 errors of problems that take seconds.
@@ -41,11 +49,11 @@ QUICK = {
     "poisson_5d": 1e-10,
     "l_shape": 1e-6,
 }
-NAMES = [name for name in sciml.problems() if name not in (*OPERATORS, *OTHERS)]
+NAMES = [name for name in sciml.problems() if name not in (*OPERATORS, *ODES, *OTHERS)]
 
 
 def test_all_problems_are_there():
-    assert set(OPERATORS) | set(OTHERS) <= set(sciml.problems())
+    assert set(OPERATORS) | set(ODES) | set(OTHERS) <= set(sciml.problems())
     assert set(NAMES) == set(
         "burgers poisson heat wave helmholtz poisson_holes burgers_inverse convection reaction reaction_diffusion "
         "sine_gordon schrodinger allen_cahn kdv kuramoto_sivashinsky kovasznay taylor_green beltrami lid_driven "
@@ -83,6 +91,36 @@ def test_an_operator_learns_in_two_steps(name):
     assert made.baselines and all(promised <= set(metrics) for metrics in found.values())
     assert made.figure is not None
     plt.close(made.figure(model))
+
+
+@pytest.mark.parametrize("name", ODES)
+def test_a_model_of_time_learns_in_two_steps(name):
+    """The loss falls, what the card promises is measured and the figure is drawn."""
+    if name in PUBLIC and "SCIML_DATA" not in os.environ:
+        pytest.skip("needs public data: set SCIML_DATA")
+    made = sciml.problem(name, **ODES[name])
+    with sciml.double_precision():
+        model, history = sciml.fit(
+            made.model, made.loss, made.data, made.optimiser, steps=3, every=1, key=jax.random.key(0), report=None
+        )
+        # Where noise follows the model or the weight of continuity grows, losses do not compare models.
+        assert name in ("lynx_hare", "lorenz") or history["loss"].values[-1] < history["loss"].values[0]
+        metrics = made.evaluations({"trained": model} | dict(made.baselines))
+        assert all(np.isfinite(v) for found in metrics.values() for v in found.values())
+        assert set(read_card(sciml.problems()[name]).expected) <= set(metrics["trained"])
+        assert metrics["trained"].get("failed", 0) == 0
+        assert made.figure is not None
+        plt.close(made.figure(model))
+
+
+@pytest.mark.skipif("SCIML_DATA" not in os.environ, reason="needs public data: set SCIML_DATA")
+def test_lynx_and_hare_agree_with_stan():
+    """Posterior means and deviations of Carpenter's case study."""
+    made = sciml.problem("lynx_hare")
+    with sciml.double_precision():
+        model, _ = sciml.fit(made.model, made.loss, made.data, made.optimiser, steps=made.steps, report=None)
+    metrics = made.evaluations({"trained": model})["trained"]
+    assert metrics["error_stan"] < 0.02 and metrics["error_stan_se"] < 0.2
 
 
 @pytest.mark.skipif("SCIML_DATA" not in os.environ, reason="needs public data: set SCIML_DATA")

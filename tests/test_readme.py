@@ -1,6 +1,7 @@
 """The README tells the truth: its examples run, and its figures are those that the scripts wrote."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -61,6 +62,19 @@ def test_operator_trains(blocks):
     names = {"batches": [tuple(fields)]}
     exec(source, names)
     assert names["history"].attrs["stopped"] == "steps"
+
+
+@pytest.mark.skipif("SCIML_DATA" not in os.environ, reason="needs public data: set SCIML_DATA")
+def test_equations_are_fitted_to_a_table(blocks):
+    source = blocks[4].replace("steps=20", "steps=20, report=None")
+    assert source != blocks[4]
+    names: dict = {}
+    exec(source, names)
+    with sciml.double_precision():
+        found = sciml.ode.parameters(names["model"])
+    # Without the priors of Stan's case study, within two of its deviations.
+    assert float(found["alpha"]) == pytest.approx(0.545, abs=0.13)
+    assert names["errors"]["alpha"] == pytest.approx(0.065, rel=0.5)
 
 
 def test_recipe_of_ones_own_is_made(checkout, tmp_path):

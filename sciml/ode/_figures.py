@@ -21,6 +21,7 @@ def trajectory_figure(
     phase: tuple[int, int] | None = (0, 1),
     quantities: Mapping[str, Any] | None = None,
     quantity: str = "energy",
+    quantity_times: Any = None,
     time: str = "t",
     log: bool = False,
     logarithmic_time: bool = False,
@@ -36,7 +37,7 @@ def trajectory_figure(
       logarithm of states, whose axes are then logarithmic too. `logarithmic_time` is that of the other axis.
     - `measured`: times (k,) and values (k, d), NaN where nothing was measured.
     - `phase`: the numbers of two states; None for no such panel, as for states of one number.
-    - `quantities`: values (n,) by the name of the curve, and `quantity`: what they are.
+    - `quantities`: values by the name of the curve, at `ts` or at times of their own; `quantity`: what they are.
 
     Raises ValueError for curves whose shape does not fit times and names.
     """
@@ -66,6 +67,8 @@ def trajectory_figure(
         if measured is not None:
             panel.plot(measured[0], np.asarray(measured[1])[:, i], ".", color="black", markersize=4, label="measured")
         panel.set(xlabel=time, title=name, yscale="log" if log else "linear")
+        if log:
+            _few_decades(panel.yaxis)
         if logarithmic_time:
             panel.set_xscale("log")
     panels[0].legend(fontsize="small")
@@ -73,7 +76,9 @@ def trajectory_figure(
         _draw_phase(panels[len(names)], curves, styles, names, shown, measured, log)
     if quantities is not None:
         for label, values in quantities.items():
-            panels[-1].plot(ts, values, label=label, **styles.get(label, {}))
+            panels[-1].plot(
+                ts if quantity_times is None else quantity_times, values, label=label, **styles.get(label, {})
+            )
         panels[-1].set(xlabel=time, title=quantity, yscale="log" if _spans(quantities) else "linear")
         panels[-1].legend(fontsize="small")
     if title:
@@ -102,6 +107,20 @@ def _draw_phase(panel, curves, styles, names, phase, measured, log: bool) -> Non
         panel.plot(values[:, i], values[:, j], ".", color="black", markersize=4)
     scale = "log" if log else "linear"
     panel.set(xlabel=names[i], ylabel=names[j], title="phase portrait", xscale=scale, yscale=scale)
+    if log:
+        _few_decades(panel.xaxis)
+        _few_decades(panel.yaxis)
+
+
+def _few_decades(axis) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade, where a logarithmic axis has fewer than three."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    low, high = axis.get_view_interval()
+    if high < 1e3 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _spans(quantities: Mapping[str, Any]) -> bool:

@@ -53,7 +53,9 @@ class Sparse(eqx.Module):
         for i, name in enumerate(self.states):
             parts = [(values[i, j], self.terms[j]) for k, j in self.places if k == i]
             text = " ".join(f"{'-' if c < 0 else '+'} {abs(c):.{digits}g} {term}".strip() for c, term in parts)
-            written.append(f"{name}' = {text.removeprefix('+ ') or '0'}")
+            # The first sign stands without a blank, if it stands at all.
+            text = "-" + text[2:] if text.startswith("-") else text[2:]
+            written.append(f"{name}' = {text or '0'}")
         return written
 
 

@@ -93,7 +93,7 @@ class Steps(AbstractSteps):
         return diffrax.ClipStepSizeController(adaptive, step_ts=ts) if self.exact else adaptive
 
 
-def stiff(rtol: float | None = None, atol: float | None = None, max_steps: int = 4096, **options: Any) -> Steps:
+def stiff(rtol: float | None = None, atol: float | None = None, max_steps: int = 16384, **options: Any) -> Steps:
     """Implicit steps of fifth order (Kvaerno, BIT 44, 2004) for systems whose rates differ by orders of magnitude. They
     end at each of the times. Solve such systems in double precision. Further arguments are those of `Steps`.
     """
