@@ -1,7 +1,7 @@
 """Lynx and hare in Canada, 1900 to 1920: pelts collected by the Hudson's Bay Company.
 
 - What: `hare` and `lynx`, thousands of pelts by `year`, 21 years.
-- Who: the table of Stan's case study (github.com/stan-dev/example-models; BSD licence of the code), after Howard,
+- Who: the table of Stan's case study (github.com/stan-dev/example-models), after Howard,
   "Modeling basics", 2009. A mirror (SCIML_DATA) may hold it as year, hare and lynx between tabs.
 - Citation: Carpenter, "Predator-prey population dynamics: the Lotka-Volterra model in Stan", 2018; Elton & Nicholson,
   "The ten-year cycle in numbers of the lynx in Canada", J. Animal Ecology 11, 1942.
