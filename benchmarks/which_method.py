@@ -10,7 +10,7 @@ falls by a tenth each 2,000 steps, as in jaxpi.
 
 Left out: `causal` where there is no time; `attention` where there are no layers to attend to; `fourier` where no wave
 is short; some methods on some problems, to save time. `solve_60` is `solve` with its own default budget, where
-that is another method: equations that are not affine get windows of time from 40 s on.
+that gives more windows of time.
 
 A cell that was run replaces that of the same names in benchmarks/which_method.json, which is written whole after each;
 `--table` writes the tables of docs/which_method.md from it. Run it on an otherwise idle machine.

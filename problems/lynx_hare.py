@@ -66,27 +66,15 @@ def problem(steps: int = 12, priors: bool = True) -> sciml.Problem:
         ts = np.linspace(0, 20, 201)
         at = linearised(model)
         logarithms = lambda m: jnp.log(m(0, jnp.asarray(ts)))  # noqa: E731
+        curves = {"model": np.exp(eqx.filter_jit(logarithms)(model))}
+        shown = {"names": SPECIES, "time": "year", "log": True, "title": "thousands of pelts"}
+        measured = (1900 + data.ts[0], data.ys[0])
         return ode.trajectory_figure(
-            1900 + ts,
-            {"model": np.exp(eqx.filter_jit(logarithms)(model))},
-            names=SPECIES,
-            deviations=at.deviations(logarithms),
-            measured=(1900 + data.ts[0], data.ys[0]),
-            time="year",
-            log=True,
-            title="thousands of pelts",
+            1900 + ts, curves, deviations=at.deviations(logarithms), measured=measured, **shown
         )
 
-    return sciml.Problem(
-        model,
-        loss,
-        stream,
-        optim.gauss_newton(accelerate=False),
-        steps,
-        evaluate,
-        figure=figure,
-        double=True,
-    )
+    newton = optim.gauss_newton(accelerate=False)
+    return sciml.Problem(model, loss, stream, newton, steps, evaluate, figure=figure, double=True)
 
 
 def posterior(at):
@@ -119,10 +107,3 @@ def warm_start(data):
     newton = optim.gauss_newton(accelerate=False)
     model, _ = sciml.fit(model, ode.slope_misfit, lambda key: points, newton, steps=15, report=None)
     return model
-
-
-if __name__ == "__main__":
-    made = problem()
-    with sciml.double_precision():
-        model, _ = sciml.fit(made.model, made.loss, made.data, made.optimiser, steps=made.steps)
-    print(made.evaluations({"trained": model}))

@@ -205,7 +205,7 @@ def _find(name_or_path: str | Path, known: dict[str, Path], kind: str) -> Path:
             raise ValueError(f"{path}: a {kind} file ends in .py")
         return path
     if text not in known:
-        raise ValueError(f"no {kind} '{text}'; {nearest_names(text, list(known))}; a file of your own ends in .py")
+        raise ValueError(f"no {kind} '{text}'; {nearest_names(text, list(known))} (a file of your own ends in .py)")
     return known[text]
 
 

@@ -3,6 +3,7 @@
 import itertools
 from math import comb
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,16 @@ from sciml.optim._newton import Factored, minimise
 from sciml.pde import Laplacian, _direct, derivatives
 from sciml.pde._constraint import features
 from sciml.pde._corners import corner_features
-from sciml.pde._linear import Fit, relative_residual, solve_whole, suits_polynomials, tried
+from sciml.pde._linear import (
+    Fit,
+    _start,
+    _worsens,
+    draw_features,
+    relative_residual,
+    solve_whole,
+    suits_polynomials,
+    tried,
+)
 from sciml.pde._march import Plan, _waves, initial_groups, march
 
 ROD = Box(t=(0, 1), x=(-1, 1))
@@ -201,8 +211,9 @@ def test_what_waves_leave_decides_between_many_windows_and_many_waves(residual, 
         return _direct._Attempt(_direct.Direct(fit, "", "", 0), 1.0, 0.0)
 
     monkeypatch.setattr(_direct, "_march", attempt)
-    assert len(list(itertools.islice(_direct._marched(waves(), KEY, deadline=np.inf), 5))) == 5
-    assert tried[0] == _direct.WAVES_TRIAL and tried[4] in ladder
+    assert len(list(itertools.islice(_direct._marched(waves(), KEY, deadline=np.inf), 6))) == 6
+    assert tried[:2] == [_direct.WAVES_TRIAL, _direct.FAST_TRIAL] and tried[2:5] == 3 * [_direct.TRIAL]
+    assert tried[5] in ladder
 
 
 @pytest.mark.parametrize("pde, spread", [(reaction(), 2.0), (waves(), None)])
@@ -443,3 +454,24 @@ def test_features_that_stay_keep_a_narrow_pulse():
     )
     stays, follows = (error_of(pde, Plan(16, 400, spread, following=f)) for spread, f in ((8.0, False), (2.0, True)))
     assert stays < 1e-4 and stays < follows / 10
+
+
+@pytest.mark.parametrize("domain", [Box(x=(0, 2), y=(0, 1)), Box(x=(0, 2), y=(0, 1)).split(x=2)])
+def test_more_polynomials_go_on_from_fewer(domain):
+    pde = PDE(domain, lambda u_xx, u_yy: u_xx + u_yy, value(u=0.0, on=domain.boundary()))
+    with double_precision():
+        few, more = draw_features(pde, 15, None, KEY), draw_features(pde, 66, None, KEY)
+        few = eqx.tree_at(lambda n: n.output, few, jax.random.normal(KEY, few.output.shape))
+        start = _start(more, Fit(pde.model(few), 1.0, None, {}))
+        assert start.shape == more.output.shape and np.count_nonzero(start) == few.output.size
+        more = eqx.tree_at(lambda n: n.output, more, jnp.asarray(start))
+        points = domain.sobol(32, KEY)
+        np.testing.assert_allclose(*(jax.vmap(pde.model(n))(points) for n in (more, few)), rtol=0, atol=1e-12)
+
+
+def test_trials_end_when_two_larger_scales_leave_more():
+    def ends(*residuals):
+        return _worsens([Fit(None, r, spread, {}) for spread, r in zip((None, 1.0, 2.0, 3.0, 4.0), residuals)])
+
+    assert ends(0.0, 0.1, 0.2, 0.3) and ends(9.0, 0.2, 0.1, 0.2, 0.3)
+    assert not ends(0.0, 0.1, 0.2) and not ends(0.0, 0.3, 0.2, 0.1) and not ends(9.0, 0.1, 0.3, 0.2)

@@ -8,7 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-# Two minutes of a processor, with assertions of its own.
+# More than a minute of a processor, with assertions of its own.
 SLOW = {"2_when_training_fails"}
 
 

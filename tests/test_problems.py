@@ -196,7 +196,7 @@ def test_two_body_interactions():
     assert found["trained"]["relative_l2"] < found["constant"]["relative_l2"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, *OPERATORS, *OTHERS])
+@pytest.mark.parametrize("name", [*NAMES, *OPERATORS, *ODES, *OTHERS])
 def test_card(name):
     card = read_card(sciml.problems()[name])
     assert card.expected and card.budget in (20.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600.0)

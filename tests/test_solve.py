@@ -266,3 +266,9 @@ def test_fields_of_any_size_are_trained(size):
     found = solve(made(size), steps=300, budget=None, report=None)
     assert "units" in found.chosen["network"]
     assert found.error()["relative_l2"] < 1e-3
+
+
+def test_without_time_to_train_least_squares_are_returned():
+    """A shock that a trial leaves most of the residual of."""
+    solution = solve(sciml.problem("burgers"), budget=1.0, report=None)
+    assert solution.chosen["method"].startswith("least squares") and solution.chosen["residual"] > 1e-3

@@ -71,6 +71,9 @@ def trajectory_figure(
             _few_decades(panel.yaxis)
         if logarithmic_time:
             panel.set_xscale("log")
+        else:
+            # Years have labels so long that more of them would overlap.
+            panel.locator_params(axis="x", nbins=5)
     panels[0].legend(fontsize="small")
     if shown is not None:
         _draw_phase(panels[len(names)], curves, styles, names, shown, measured, log)

@@ -92,17 +92,15 @@ def solve_whole(pde: PDE, key: Array, budget: float, affine: bool) -> Fit:
     return refined(pde, tried(pde, key, budget / 3, affine), key, start + budget, affine)
 
 
-def is_enough(fit: Fit) -> bool:
+def _is_enough(fit: Fit) -> bool:
     """Whether more features are not worth their time."""
     return fit.residual <= (ENOUGH if fit.spread is not None else ENOUGH_OF_SMOOTH)
 
 
 def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> Fit:
     """The best solution by more and more features of the kind of a trial, while there is time and they are of use."""
-    return best if is_enough(best) else _refined(pde, best, key, deadline, affine)
-
-
-def _refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> Fit:
+    if _is_enough(best):
+        return best
     share = max(1, pde.out_size)
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
@@ -115,7 +113,7 @@ def _refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> 
             # Factors take time by the cube of the features, and compilation as long again.
             longer = (FEATURES[min(i + 1, len(FEATURES) - 1)] / count) ** 3 - 1
             expected = time.perf_counter() - began + longer * full.factoring
-            if is_enough(best) or converged or time.perf_counter() + expected > deadline:
+            if _is_enough(best) or converged or time.perf_counter() + expected > deadline:
                 return best
     return best
 
