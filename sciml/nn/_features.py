@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -206,16 +207,10 @@ def chebyshev(x: Float[Array, ""], highest: int) -> Float[Array, " degrees"]:
     return out[: highest + 1]
 
 
-def polynomial_features(in_size: int, out_size: int, degree: int) -> RandomFeatures:
-    """The products of Chebyshev polynomials of total degree `degree` at most, and an output of zero."""
-    degrees = _total_degree(in_size, degree)
-    return RandomFeatures(PolynomialFeatures(jnp.asarray(degrees), degree), jnp.zeros((out_size, len(degrees))))
-
-
-def _total_degree(size: int, degree: int) -> list[list[int]]:
-    if size == 1:
-        return [[k] for k in range(degree + 1)]
-    return [[k, *rest] for k in range(degree + 1) for rest in _total_degree(size - 1, degree - k)]
+def polynomial_features(degrees: Int[np.ndarray, "features in_size"], out_size: int) -> RandomFeatures:
+    """The products of Chebyshev polynomials of these degrees in each input, and an output of zero."""
+    hidden = PolynomialFeatures(jnp.asarray(degrees), int(degrees.max()))
+    return RandomFeatures(hidden, jnp.zeros((out_size, len(degrees))))
 
 
 def random_features(in_size: int, out_size: int, count: int, spread: float | Array, *, key: Array) -> RandomFeatures:

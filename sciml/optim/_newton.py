@@ -16,6 +16,8 @@ CONVERGED = 1e-2
 # Factors of another place are good enough while a step takes off this share of what it would if all were linear.
 CONTRACTION = 0.7
 MAX_STEPS = 20
+# Corrections of a solution at most, and how much smaller than it they must be.
+CORRECTIONS, CONTRACTING = 3, 1e-3
 
 
 class Factored:
@@ -90,6 +92,46 @@ class Normal:
             return np.full(len(turned), np.nan), np.nan
         solution = scipy.linalg.cho_solve(self._factor, turned, check_finite=False)
         return self._scales * solution, float(np.sqrt(max(turned @ solution, 0.0)))
+
+
+class Corrected(Normal):
+    """As `Normal`, its solutions corrected until rounding: as exact as those of QR for columns that are not nearly
+    dependent (corrected seminormal equations: Björck, Linear Algebra Appl. 88, 1987). Those that are get QR's factors.
+    """
+
+    def __init__(self, matrix: np.ndarray):
+        super().__init__(matrix)
+        self._exact = None if self._factor is not None else Equilibrated(matrix)
+
+    def lengths(self, rows: slice) -> np.ndarray:
+        """Those of the columns, of these rows."""
+        return np.sqrt((self._matrix[rows] ** 2).sum(axis=0)) / self._scales
+
+    def solve(self, right: np.ndarray) -> tuple[np.ndarray, float]:
+        """As that of `Normal`."""
+        found = self._corrected(right) if self._exact is None else None
+        if found is None:
+            self._exact = self._exact or Equilibrated(self._matrix / self._scales)
+            return self._exact.solve(right)
+        return self._scales * found, float(np.sqrt(max((self._matrix.T @ right) @ found, 0.0)))
+
+    def _corrected(self, right: np.ndarray) -> np.ndarray | None:
+        """In units of the scaled columns; None where corrections do not become small at once."""
+        solution = self._step(right)
+        for _ in range(CORRECTIONS):
+            step, size = self._step(right - self._matrix @ solution), np.linalg.norm(solution)
+            if not np.linalg.norm(step) <= CONTRACTING * size:
+                return None
+            solution = solution + step
+            # What is left is the square of that.
+            if np.linalg.norm(step) <= np.sqrt(np.finfo(float).eps) * size:
+                break
+        return solution
+
+    def _step(self, right: np.ndarray) -> np.ndarray:
+        import scipy.linalg
+
+        return scipy.linalg.cho_solve(self._factor, self._matrix.T @ right, check_finite=False)
 
 
 class Minimum(NamedTuple):

@@ -222,7 +222,7 @@ def _modes(
     drawn, fitted, checked = jax.random.split(key, 3)
     pde = problem.zero
     network = with_corners(pde, draw_features(pde, size // pde.out_size, spread, drawn))
-    number = point_number(pde, network)
+    number = point_number(pde, network.output.size)
     a, b = (np.asarray(m) for m in pencil(*problem, network, sobol_points(pde, fitted, number, spread is None)))
     values, outputs = _pairs(a, b, count, near, shift)
     # The residual where nothing was fitted.

@@ -6,7 +6,6 @@ random features of one of several scales: whatever leaves the smallest residual 
 """
 
 import time
-from math import comb, isqrt
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,13 +16,14 @@ from jaxtyping import Array
 
 from .._loss import Groups, mean_squares
 from ..nn import JoinedFeatures, PartFeatures, RandomFeatures, polynomial_features, random_features
-from ..optim._newton import MAX_STEPS, Equilibrated, Factored, minimise
+from ..optim._newton import MAX_STEPS, Corrected, Factored, minimise
 from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
 from ._crowded import crowded
+from ._degrees import Found, decay, degree_sets, is_uneven, total_degree
 from ._domain import Box, Domain, Product
 from ._pde import INTERIOR, PDE
-from ._rows import jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
+from ._rows import interior_rows, jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
 from ._shapes import Ball, Polygon
 from ._subdomains import Subdomains
 
@@ -36,14 +36,12 @@ TRIAL_FEATURES = 500
 FEATURES = (1500, 3000, 5000)
 POINTS_PER_FEATURE = 3
 LEAST_POINTS = 128
-# Second derivatives of higher degrees suffer from rounding.
-HIGHEST_DEGREE = 64
 # Where a trial of polynomials leaves less than this, nothing else is tried. They converge faster than random features
 # where they converge, so that they are preferred unless those leave less than half.
 SMOOTH = 1e-3
 PREFERENCE = 2.0
-# As many polynomials more than asked for may complete a degree.
-COMPLETION = 1.15
+# Where it leaves less than this, and shows which degrees matter, one of those is tried too.
+PROMISING = 0.1
 # Residuals smaller than this share of those of a feature are rounding errors.
 ROUNDING = 1e-9
 # More features than before are not worth their time below this share of the residual. Polynomials, which may converge
@@ -53,7 +51,7 @@ ENOUGH, ENOUGH_OF_SMOOTH = 1e-7, 1e-9
 
 class Fit(NamedTuple):
     """The fields found, the root mean square residual left relative to that of zero output, the scale of random
-    features (None: polynomials), mean squares by residual, and the seconds that matrices were factored.
+    features (None: polynomials), mean squares by residual, the seconds that matrices were factored, and polynomials.
     """
 
     fields: ConstrainedFields
@@ -61,6 +59,7 @@ class Fit(NamedTuple):
     spread: float | None
     losses: dict[str, float]
     factoring: float = 0.0
+    found: Found | None = None
 
 
 def is_affine(pde: PDE, key: Array) -> bool:
@@ -101,14 +100,16 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
     """The best solution by more and more features of the kind of a trial, while there is time and they are of use."""
     if _is_enough(best):
         return best
-    share = max(1, pde.out_size)
+    share, adapted = max(1, pde.out_size), pde.in_size > 1
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
         for spread in (best.spread, *next_larger(pde, best.spread)):
             began = time.perf_counter()
             before = best if spread is None else None
-            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, 100 + i), before)
-            converged = spread is None and full.residual > best.residual / 2
+            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, 100 + i), before, adapted)
+            stuck = spread is None and full.residual > best.residual / 2
+            # Degrees that seemed of no use may be of use.
+            converged, adapted = stuck and not adapted, adapted and not stuck
             best = min(best, full, key=lambda t: t.residual)
             # Factors take time by the cube of the features, and compilation as long again.
             longer = (FEATURES[min(i + 1, len(FEATURES) - 1)] / count) ** 3 - 1
@@ -124,6 +125,8 @@ def tried(pde: PDE, key: Array, budget: float, affine: bool, polynomials_only: b
     for i, spread in enumerate([None] if polynomials_only else kinds(pde)):
         count = TRIAL_FEATURES // max(1, pde.out_size)
         trials.append(_fit(pde, count, spread, affine, jax.random.fold_in(key, i)))
+        if spread is None and SMOOTH < trials[-1].residual < PROMISING and is_uneven(trials[-1].found):
+            trials.append(_fit(pde, count, spread, affine, jax.random.fold_in(key, i), trials[-1], adapted=True))
         if time.perf_counter() > deadline or (spread is None and trials[-1].residual <= SMOOTH) or _worsens(trials):
             break
     return min(trials, key=lambda t: t.residual / (PREFERENCE if t.spread is None else 1))
@@ -192,35 +195,82 @@ def _relative_size(pde: PDE, losses, of_zero, of_some) -> float:
     return found / max(zero, ROUNDING * some, np.finfo(float).tiny)
 
 
-def _fit(pde: PDE, count: int, spread: float | None, affine: bool, key: Array, before: Fit | None = None) -> Fit:
+def _fit(
+    pde: PDE,
+    count: int,
+    spread: float | None,
+    affine: bool,
+    key: Array,
+    before: Fit | None = None,
+    adapted: bool = False,
+) -> Fit:
+    """By `count` features for each field; of polynomials beginning with fewer, and `adapted` to them."""
     drawn, fitted, checked = jax.random.split(key, 3)
-    network = with_corners(pde, draw_features(pde, count, spread, drawn))
-    number = point_number(pde, network)
+    if spread is None:
+        network, kept = _polynomials(pde, count, before if adapted else None)
+        start = _start(network, kept, before)
+    else:
+        network = with_corners(pde, draw_features(pde, count, spread, drawn))
+        kept = np.ones(network.output.shape, bool)
+        start = np.zeros(network.output.shape)
+    number = point_number(pde, int(kept.sum()))
     points = sobol_points(pde, fitted, number, spread is None)
-    tables, shape = tabulate(pde, network, points, {}), network.output.shape
+    tables = tabulate(pde, network, points, {})
+
+    def whole(entries):
+        output = np.zeros(kept.shape)
+        output[kept] = entries
+        return jnp.asarray(output)
 
     found = minimise(
-        lambda output: residual_rows(pde, tables, output.reshape(shape)),
-        lambda output: jacobian_rows(pde, tables, output.reshape(shape)),
-        _start(network, before).ravel(),
+        lambda entries: residual_rows(pde, tables, whole(entries)),
+        lambda entries: np.asarray(jacobian_rows(pde, tables, whole(entries)))[:, kept.ravel()],
+        start[kept],
         steps=1 if affine else MAX_STEPS,
-        factor=Equilibrated if spread is None else Factored,
+        factor=Corrected if spread is None else Factored,
     )
-    network = eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape)))
+    network = eqx.tree_at(lambda n: n.output, network, whole(found.point))
     # As many points as were fitted: the tables of both are made by one program.
-    return _checked(pde, network, sobol_points(pde, checked, number), spread)._replace(factoring=found.seconds)
+    fit = _checked(pde, network, sobol_points(pde, checked, number), spread)._replace(factoring=found.seconds)
+    if isinstance(found.factored, Corrected):
+        return fit._replace(found=_shares(network, kept, found.factored.lengths(interior_rows(pde, tables))))
+    return fit
 
 
-def _start(network: RandomFeatures, before: Fit | None) -> np.ndarray:
+def _polynomials(pde: PDE, count: int, before: Fit | None) -> tuple[RandomFeatures, np.ndarray]:
+    """About `count` polynomials for each field and what else belongs to the domain, and what each output is made of."""
+    outputs = pde.parts * len(pde.fields)
+    if before is None or before.found is None:
+        degrees = total_degree(pde.in_size, count)
+        kept = np.ones((outputs, len(degrees)), bool)
+    else:
+        degrees, kept = degree_sets(decay(before.found), count)
+    network = with_corners(pde, _of_degrees(pde, degrees))
+    more = network.output.shape[1] - kept.shape[1]
+    return network, np.concatenate([kept, np.ones((outputs, more), bool)], axis=1)
+
+
+def _start(network: RandomFeatures, kept: np.ndarray, before: Fit | None) -> np.ndarray:
     """The output of fewer polynomials, and zero for the others."""
     start = np.zeros(network.output.shape)
     if before is not None:
         old, new = ([tuple(d) for d in _degrees(n.hidden).tolist()] for n in (before.fields.network, network))
+        place, output = {d: i for i, d in enumerate(new)}, np.asarray(before.fields.network.output)
+        for column, d in zip(output.T, old):
+            if d in place:
+                start[:, place[d]] = column
         # Features of corners, as many as before, come last.
-        place = {d: i for i, d in enumerate(new)}
-        columns = [*(place[d] for d in old), *range(len(new), start.shape[1])]
-        start[:, columns] = before.fields.network.output
-    return start
+        start[:, len(new) :] = output[:, len(old) :]
+    return np.where(kept, start, 0.0)
+
+
+def _shares(network: RandomFeatures, kept: np.ndarray, lengths: np.ndarray) -> Found:
+    """What polynomials account for in the equations' residuals, by the lengths of the columns that were kept."""
+    degrees = np.asarray(_degrees(network.hidden))
+    shares = np.zeros(kept.shape)
+    shares[kept] = lengths
+    shares = np.abs(network.output) * shares
+    return Found(degrees, kept[:, : len(degrees)], shares[:, : len(degrees)])
 
 
 def _degrees(hidden: Any) -> Array:
@@ -242,11 +292,7 @@ def _checked(pde: PDE, network: RandomFeatures, points: Groups, spread: float | 
 def draw_features(pde: PDE, count: int, spread: float | None, key: Array) -> RandomFeatures:
     """About `count` features for each part of the domain: polynomials without a spread."""
     if spread is None:
-        degree = _degree(pde.in_size, count)
-        if pde.parts == 1:
-            return polynomial_features(pde.in_size, pde.out_size, degree)
-        hidden: Any = polynomial_features(pde.in_size, pde.out_size, degree).hidden
-        return _in_parts(pde, jax.tree.map(lambda a: jnp.broadcast_to(a, (pde.parts, *a.shape)), hidden))
+        return _of_degrees(pde, total_degree(pde.in_size, count))
     if pde.parts == 1:
         return random_features(pde.in_size, pde.out_size, count, spread, key=key)
 
@@ -257,6 +303,13 @@ def draw_features(pde: PDE, count: int, spread: float | None, key: Array) -> Ran
     return _in_parts(pde, own(jax.random.split(key, pde.parts), jnp.asarray(spread)))
 
 
+def _of_degrees(pde: PDE, degrees: np.ndarray) -> RandomFeatures:
+    network = polynomial_features(degrees, pde.out_size)
+    if pde.parts == 1:
+        return network
+    return _in_parts(pde, jax.tree.map(lambda a: jnp.broadcast_to(a, (pde.parts, *a.shape)), network.hidden))
+
+
 def _in_parts(pde: PDE, hidden) -> RandomFeatures:
     """Features of their own in each part of the domain."""
     low, high = part_ranges(pde)
@@ -264,19 +317,9 @@ def _in_parts(pde: PDE, hidden) -> RandomFeatures:
     return RandomFeatures(PartFeatures(hidden, low, high, len(pde.fields)), jnp.zeros((pde.out_size, count)))
 
 
-def _degree(size: int, count: int) -> int:
-    """The total degree of polynomials in so many inputs that makes about `count` of them; along one axis, the root of
-    that: derivatives suffer from rounding before so many are of use.
-    """
-    if size == 1:
-        return max(1, min(HIGHEST_DEGREE, isqrt(count)))
-    fits = (d for d in range(HIGHEST_DEGREE, 0, -1) if comb(size + d, size) <= COMPLETION * count)
-    return next(fits, 1)
-
-
-def point_number(pde: PDE, network: RandomFeatures) -> int:
-    """How many points determine the output layer."""
-    return max(LEAST_POINTS, POINTS_PER_FEATURE * network.output.size // len(pde.equations))
+def point_number(pde: PDE, entries: int) -> int:
+    """How many points determine so many entries of the output layer."""
+    return max(LEAST_POINTS, POINTS_PER_FEATURE * entries // len(pde.equations))
 
 
 def with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:

@@ -97,6 +97,18 @@ def jacobian_rows(
     return jnp.concatenate(rows)
 
 
+def interior_rows(pde: PDE, tables: dict[str, Table]) -> slice:
+    """Where the residuals of the equations are among the rows."""
+    start = 0
+    # In the order that dictionaries have in a compiled function.
+    for label in sorted(tables):
+        rows = len(tables[label].points) * len(pde.groups[label].terms)
+        if label == INTERIOR:
+            return slice(start, start + rows)
+        start += rows
+    return slice(0, 0)
+
+
 @eqx.filter_jit
 def linearised_rows(
     pde: PDE, tables: dict[str, Table], shape: tuple[int, int], fields: Callable
