@@ -154,20 +154,22 @@ def show_table(name: str, records: Sequence[Mapping], own: Sequence[Mapping]) ->
 
     metrics = _metrics(records)
     table = Table(title=f"{name}: other packages and your own run" if own else f"{name}: other packages")
-    columns = ("package", "model", "parameters", "epochs", *metrics, "seconds", "s/epoch", "memory (MB)")
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("package", "model") else "right")
-    for record in [*records, *own]:
-        table.add_row(
-            _label(record),
-            record["model"],
-            _number(record.get("parameters"), ",d"),
-            _number(record.get("epochs"), "g"),
-            *(_number(record["metrics"].get(m), ".4g") for m in metrics),
-            _number(record["seconds"], ".1f"),
-            _number(record.get("seconds_per_epoch"), ".3g"),
-            _number(record.get("peak_memory_mb"), ".0f"),
-        )
+    rows = [*records, *own]
+    columns = {
+        "package": [_label(r) for r in rows],
+        "model": [r["model"] for r in rows],
+        "parameters": [_number(r.get("parameters"), ",d") for r in rows],
+        "epochs": [_number(r.get("epochs"), "g") for r in rows],
+        **{m: [_number(r["metrics"].get(m), ".3g") for r in rows] for m in metrics},
+        "seconds": [_number(r["seconds"], ".1f") for r in rows],
+        "s/epoch": [_number(r.get("seconds_per_epoch"), ".3g") for r in rows],
+        "memory (MB)": [_number(r.get("peak_memory_mb"), ".0f") for r in rows],
+    }
+    columns = {heading: column for heading, column in columns.items() if any(column)}
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading in ("package", "model") else "right")
+    for row in zip(*columns.values()):
+        table.add_row(*row)
     console = Console()
     console.print(table)
     machines = dict.fromkeys(f"{r['machine']} ({r['date']})" for r in [*records, *own])

@@ -68,8 +68,10 @@ class Solution:
         points = self._grid_axes(grid, axes)
         mesh = np.meshgrid(*points.values(), indexing="ij")
         flat = np.stack([m.ravel() for m in mesh], axis=1)
-        values = self._evaluate(flat)
-        values[~self.pde.domain.contains(flat)] = np.nan
+        # A ball of many dimensions is a small part of its box.
+        inside = np.asarray(self.pde.domain.contains(flat))
+        values = np.full((len(flat), len(self.pde.fields)), np.nan)
+        values[inside] = self._evaluate(flat[inside])
         data = {f: (self.pde.axes, values[:, i].reshape(mesh[0].shape)) for i, f in enumerate(self.pde.fields)}
         return self._labelled(xr.Dataset(data, coords=points))
 

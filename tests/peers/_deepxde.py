@@ -289,5 +289,5 @@ def run(task: Task, variant: str, threads: int) -> None:
         with torch.no_grad():
             return torch.cat([model.net(part) for part in points.split(20000)]).numpy()
 
-    count = sum(p.numel() for p in model.net.parameters() if p.requires_grad)
+    count = sum(p.numel() for p in model.net.parameters())
     task.finish(evaluate, keep_best=True, parameters=count, version=dde.__version__, settings=chosen)
