@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sciml import PDE, Ball, Box, double_precision, solve, value
+from sciml import PDE, Box, double_precision, solve, value
 from sciml.optim._newton import Corrected, Equilibrated
 from sciml.pde._degrees import Decay, Found, decay, degree_sets, total_degree
 from sciml.pde._linear import refined, tried
