@@ -108,6 +108,18 @@ def test_loading_figures_are_those_of_the_scripts(checkout):
         assert f"{100 * found['_waiting'][run]['waiting, whole run']:.1f} %" in page
 
 
+@pytest.mark.parametrize("name", ["burgers", "poisson", "wave", "allen_cahn", "lid_driven"])
+def test_peers_are_those_of_the_records(name, checkout):
+    """The best of each, and of this package the runs with the shortest and the longest limit."""
+    records = json.loads((checkout / "problems" / "peers" / f"{name}.json").read_text())
+    own = sorted((r for r in records if r["package"] == "sciml"), key=lambda r: r["settings"]["limit"])
+    groups = [[r for r in records if r["package"] == p] for p in ("DeepXDE", "jinns")] + [own[:1], own[-1:]]
+    best = [min(g, key=lambda r: r["metrics"]["relative_l2"]) for g in groups]
+    cells = [f"{r['metrics']['relative_l2']:.1e} in {r['seconds']:.0f} s" for r in best]
+    row = f"| `{name}` | {own[-1]['settings']['limit']:.0f} s | {' | '.join(cells)} |"
+    assert row in (checkout / "README.md").read_text()
+
+
 def test_figures_are_those_of_the_script(checkout):
     readme = (checkout / "README.md").read_text()
     figures = json.loads((checkout / "benchmarks" / "figures.json").read_text())
