@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sciml import PDE, Box, double_precision, solve, value
+from sciml import PDE, Box, Polygon, Solution, double_precision, solve, value
 from sciml.optim._newton import Corrected, Equilibrated
 from sciml.pde._degrees import Decay, Found, decay, degree_sets, total_degree
-from sciml.pde._linear import refined, tried
+from sciml.pde._linear import _fit, refined, tried
 
 KEY = jax.random.key(0)
+TRIANGLE = Polygon([(0, 0), (2, 0), (0, 1)])
 
 
 def coefficients(degrees, *rates):
@@ -140,3 +141,14 @@ def test_symmetry_of_fewer_polynomials_may_be_broken_by_more():
 
     pde = PDE(box, equation, value(u=exact, on=box.boundary()), reference=lambda x, y: exact(x, y, np))
     assert solve(pde, budget=1e3, report=None).error()["relative_l2"] < 1e-8
+
+
+@pytest.mark.parametrize("spread", [None, 2.0])
+@pytest.mark.parametrize("domain", [Box(x=(0, 2), y=(0, 1)), Box(x=(0, 2), y=(0, 1)).split(x=2), TRIANGLE])
+def test_solutions_on_the_whole_domain_are_saved_and_loaded(domain, spread, tmp_path):
+    pde = PDE(domain, lambda u_xx, u_yy: u_xx + u_yy + 1, value(u=0.0, on=domain.boundary()))
+    with double_precision():
+        found = Solution(pde, _fit(pde, 60, spread, True, KEY).fields, None, {}, 0.0)
+    found.save(tmp_path / "solution.zip")
+    x, y = np.array([0.3, 0.7]), np.array([0.1, 0.2])
+    np.testing.assert_array_equal(Solution.load(tmp_path / "solution.zip", pde)(x=x, y=y), found(x=x, y=y))

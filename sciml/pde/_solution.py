@@ -313,6 +313,7 @@ KINDS = (
     nn.JoinedFeatures,
     nn.TanhFeatures,
     nn.WaveFeatures,
+    nn.PolynomialFeatures,
     nn.CornerFeatures,
     nn.PartFeatures,
 )
