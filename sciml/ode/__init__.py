@@ -1,5 +1,10 @@
 """Ordinary differential equations as models, on Diffrax: neural, known in part or wholly, and with structure."""
 
+from ._controlled import CDE as CDE
+from ._controlled import Controlled as Controlled
+from ._controlled import Path as Path
+from ._controlled import controlled as controlled
+from ._controlled import neural_cde as neural_cde
 from ._events import Dosed as Dosed
 from ._events import Doses as Doses
 from ._events import Hybrid as Hybrid
