@@ -7,6 +7,8 @@ import numpy as np
 
 # Told apart by colour-blind readers too (Okabe & Ito).
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
+# What is drawn in black.
+TRUTHS = ("truth", "reference", "measured")
 # The size of bands, in standard deviations.
 BAND = 1.96
 
@@ -31,7 +33,7 @@ def trajectory_figure(
     and one of a quantity over time.
 
     - `ts`: times (n,), and `curves`: states (n, d) by the name of the model or the truth that they come from. The first
-      is drawn in colour with bands, one that is called `truth` or `reference` in black.
+      is drawn in colour with bands, one that is called `truth`, `reference` or `measured` in black.
     - `names`: of the states.
     - `deviations`: standard deviations (n, d) of the first curve, drawn as a band of 95 %; with `log`, those of the
       logarithm of states, whose axes are then logarithmic too. `logarithmic_time` is that of the other axis.
@@ -55,7 +57,7 @@ def trajectory_figure(
     count = len(names) + (shown is not None) + (quantities is not None)
     figure = Figure(figsize=(4.2 * count, 3.6), layout="constrained")
     panels = list(np.atleast_1d(np.asarray(figure.subplots(1, count))))
-    styles = _styles(curves)
+    styles = _styles(curves | dict(quantities or {}))
     for i, name in enumerate(names):
         panel = panels[i]
         for label, curve in curves.items():
@@ -90,7 +92,7 @@ def trajectory_figure(
 
 
 def _styles(curves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    others = [n for n in curves if n not in ("truth", "reference")]
+    others = [n for n in curves if n not in TRUTHS]
     found: dict[str, dict[str, Any]] = {n: {"color": COLOURS[i % len(COLOURS)]} for i, n in enumerate(others)}
     return found | {n: {"color": "black", "linewidth": 0.8, "linestyle": "--"} for n in curves if n not in others}
 
