@@ -3,6 +3,7 @@ only."""
 
 import functools
 import os
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,7 @@ FETCHED = {
     "ostia": {},
     "a1b_air_temperature": {},
     "lynx_hare": {},
+    "phenobarbital": {},
 }
 
 
@@ -360,10 +362,12 @@ def test_residual_of_shallow_water_is_small_without_shocks(recipe):
 def test_fetched_data_sets(name, tmp_path, monkeypatch):
     if not os.environ.get("SCIML_DATA"):
         pytest.skip("needs a local mirror, SCIML_DATA")
+    if name == "phenobarbital" and not Path(os.environ["SCIML_DATA"], "pharmpy/pheno.dat").is_file():
+        pytest.skip("the mirror has no pharmpy/pheno.dat")
     monkeypatch.setenv("SCIML_CACHE", str(tmp_path))
     found = sciml.dataset(name, **FETCHED[name])
     shapes = {"darcy_small": 50, "era5_t2m": 744, "cmip6_air_temperature": 804, "ostia": 54}
-    shapes |= {"a1b_air_temperature": 240, "lynx_hare": 21}
+    shapes |= {"a1b_air_temperature": 240, "lynx_hare": 21, "phenobarbital": 744}
     array = next(iter(found.arrays.values()))
     assert array.shape[0] == shapes[name]
     values = array.read()

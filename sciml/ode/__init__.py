@@ -9,6 +9,12 @@ from ._events import Dosed as Dosed
 from ._events import Doses as Doses
 from ._events import Hybrid as Hybrid
 from ._figures import trajectory_figure as trajectory_figure
+from ._hierarchical import Mixed as Mixed
+from ._hierarchical import individual as individual
+from ._hierarchical import information as information
+from ._hierarchical import marginal_likelihood as marginal_likelihood
+from ._hierarchical import mixed as mixed
+from ._hierarchical import random_effects as random_effects
 from ._inputs import Table as Table
 from ._inputs import held_table as held_table
 from ._inputs import linear_table as linear_table
@@ -52,6 +58,7 @@ from ._structure import SecondOrder as SecondOrder
 from ._structure import Separable as Separable
 from ._structure import Symplectic as Symplectic
 from ._tables import from_dataset as from_dataset
+from ._tables import from_events as from_events
 from ._trajectories import Trajectories as Trajectories
 from ._trajectories import batches as batches
 from ._trajectories import growing as growing

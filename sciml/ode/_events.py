@@ -7,6 +7,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optimistix
 from jaxtyping import Array, Float
 
@@ -113,8 +114,8 @@ class Doses(eqx.Module):
     the last one of the trajectory.
     """
 
-    times: Float[Array, "..."]
-    amounts: Float[Array, "..."]
+    times: Float[Array | np.ndarray, "..."]
+    amounts: Float[Array | np.ndarray, "..."]
 
 
 class Dosed(eqx.Module):

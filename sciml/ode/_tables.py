@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ._events import Doses
 from ._inputs import held_table, linear_table
 from ._trajectories import Trajectories, trajectories
 
@@ -58,6 +59,65 @@ def from_dataset(
     longest = max(len(ts) for ts, _ in series)
     args = [held_or_linear(*_lengthened(ts, u, longest)) for ts, u in tables] or None
     return trajectories(series, starts=starts, args=args)
+
+
+def from_events(
+    dataset: Any,
+    measured: Sequence[str],
+    *,
+    by: str,
+    time: str = "time",
+    amount: str = "amount",
+    constants: Sequence[str] = (),
+    size: int = 1,
+    into: int = 0,
+) -> Trajectories:
+    """The trajectories of a table of events, as NONMEM reads it: each row is a dose, a measurement or both at a time.
+
+    - `measured`: the columns that were measured, missing (NaN) where nothing was.
+    - `by`: the column that tells subjects apart.
+    - `amount`: the column of doses, 0 or missing where none was given. They are added to the state's number `into`, of
+      `size`, which begins at zero.
+    - `constants`: columns with one value for each subject, such as its weight: that of its first row.
+
+    The `args` are a mapping for `Dosed`: `doses`, padded to one length, and each of the constants by name, (k,). Raises
+    ValueError for names that the table does not have, columns of several dimensions, constants that change, and missing
+    constants.
+    """
+    data = dataset.to_xarray() if hasattr(dataset, "to_xarray") else dataset
+    wanted = [*measured, *constants, amount, time, by]
+    if absent := [n for n in wanted if n not in data.variables]:
+        raise ValueError(f"from_events: no variable '{absent[0]}'; there are {', '.join(map(str, data.variables))}")
+    if wide := [n for n in wanted if data[n].ndim != 1]:
+        raise ValueError(f"from_events: '{wide[0]}' has the dimensions {data[wide[0]].dims}, expected rows")
+    subjects = _rows({n: data[n] for n in wanted}, by)
+    origin = min(np.min(r[time]) for r in subjects)
+    series, given = [], []
+    for row in subjects:
+        ts, amounts = _numbers(row[time], origin), np.nan_to_num(np.asarray(row[amount], float))
+        series.append((ts, np.stack([np.asarray(row[n], float) for n in measured], axis=1)))
+        given.append((ts[amounts != 0], amounts[amounts != 0]))
+    # Times at which nothing was measured need no solution, but for the first.
+    series = [(ts[kept], ys[kept]) for ts, ys in series for kept in [_measured_or_first(ys)]]
+    most = max(1, max(len(t) for t, _ in given))
+    times, amounts = np.empty((len(subjects), most)), np.zeros((len(subjects), most, size))
+    for i, ((t, a), (ts, _)) in enumerate(zip(given, series)):
+        times[i] = np.concatenate([t, np.full(most - len(t), max(ts[-1], t[-1] if len(t) else ts[-1]) + 1)])
+        amounts[i, : len(t), into] = a
+    args = {n: np.array([_constant(n, row, by) for row in subjects]) for n in constants}
+    made = trajectories(series, starts=np.zeros((len(subjects), size)))
+    return made._replace(args=args | {"doses": Doses(times, amounts)})  # pyright: ignore[reportArgumentType]
+
+
+def _measured_or_first(ys: np.ndarray) -> np.ndarray:
+    return np.isfinite(ys).any(axis=1) | (np.arange(len(ys)) == 0)
+
+
+def _constant(name: str, row: dict[str, np.ndarray], by: str) -> float:
+    values = np.asarray(row[name], float)
+    if not np.isfinite(values[0]) or (values != values[0]).any():
+        raise ValueError(f"from_events: '{name}' of {by} {row[by][0]} must have one value, it has {np.unique(values)}")
+    return float(values[0])
 
 
 def _rows(columns: dict, by: str | None) -> list[dict[str, np.ndarray]]:

@@ -31,9 +31,13 @@ class Linearised(NamedTuple):
 
     def deviations(self, function: Callable) -> np.ndarray:
         """The standard deviation of what a function of the model gives, in its shape."""
-        value, gradients = _value_and_gradients(function, self.model)
-        variances = self.factored.variances(np.asarray(gradients, float).reshape(-1, self.factored.size))
-        return self.noise * np.sqrt(variances).reshape(np.shape(value))
+        return self.evaluated(function)[1]
+
+    def evaluated(self, function: Callable) -> tuple[np.ndarray, np.ndarray]:
+        """What a function of the model gives, and its standard deviation."""
+        value, gradients = map(np.asarray, _value_and_gradients(function, self.model))
+        variances = self.factored.variances(gradients.astype(float).reshape(-1, self.factored.size))
+        return value, self.noise * np.sqrt(variances).reshape(value.shape)
 
 
 def linearised(model: Any, loss: Callable, batch: Any, noise: float | None = None) -> Linearised:
@@ -69,7 +73,7 @@ def bands(at: Linearised, y0: Any, ts: Any, args: Any = None) -> tuple[np.ndarra
     """The states (n, d) that the model predicts for one trajectory, and their standard deviations: those of the
     solution, without the noise of a measurement.
     """
-    return np.asarray(at.model(y0, ts, args)), at.deviations(lambda m: m(y0, ts, args))
+    return at.evaluated(lambda m: m(y0, ts, args))
 
 
 class Profile(NamedTuple):
