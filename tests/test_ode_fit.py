@@ -280,6 +280,22 @@ def test_the_noise_follows_the_model():
     np.testing.assert_allclose(batch.noise[0], np.sqrt(np.mean(residual**2, axis=0)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("sensitive", [True, False])
+def test_an_ensemble_is_trained_as_its_members_alone(sensitive):
+    """All members in one program, by either way of differentiating; and their spread."""
+    data = ode.windows(swinging(noise=0.02)[0], 9)
+    steps = ode.Steps(forward=sensitive)
+    model = nn.ensemble(lambda key: ode.neural_ode(2, 4, 1, steps=steps, key=key), 3, key=KEY)
+    loss, optimiser = ode.trajectory_misfit(), optim.gauss_newton(accelerate=False) if sensitive else optax.adam(1e-2)
+    together = optim.by_member(optimiser) if sensitive else optimiser
+    trained, history = sciml.fit(model, sciml.by_member(loss), constant(data), together, steps=4, every=1, report=None)
+    alone, _ = sciml.fit(model.member(1), loss, constant(data), optimiser, steps=4, report=None)
+    assert history["loss"].values[-1] < history["loss"].values[0]
+    each = np.asarray(trained.each(lambda member: ode.predicted(member, data)))
+    np.testing.assert_allclose(each[1], ode.predicted(alone, data), rtol=1e-5, atol=1e-7)
+    assert each.shape == (3, *data.ys.shape) and (each.std(axis=0)[:, 1:] > 0).all()
+
+
 # Uncertainty, on a model that is linear in its parameters: x' = a + b t.
 
 
