@@ -32,6 +32,7 @@ FETCHED = {
     "a1b_air_temperature": {},
     "lynx_hare": {},
     "phenobarbital": {},
+    "hopper": {},
 }
 
 
@@ -355,6 +356,29 @@ def test_residual_of_shallow_water_is_small_without_shocks(recipe):
     assert max(residuals[e].attrs["relative"] for e in ("mass", "momentum_x", "momentum_y")) < 0.06
 
 
+def test_initial_states_of_the_hopper_are_those_of_the_original_order(recipe):
+    """Drawn as the original program does, number by number; further samples do not change the first."""
+    module = recipe("hopper")
+    random = np.random.RandomState(123)
+    drawn = [
+        np.concatenate([random.uniform(0, 0.5, 2), random.uniform(-2, 2, 5), random.uniform(-5, 5, 7)])
+        for _ in range(3)
+    ]
+    np.testing.assert_array_equal(module.initial_states(5, 123)[:3], drawn)
+    with pytest.raises(ValueError, match="frames"):
+        module.make(frames=0)
+
+
+def test_the_hopper_is_that_of_the_mirror(recipe):
+    """Simulated, the first trajectories are those that were made elsewhere with the same versions."""
+    pytest.importorskip("dm_control")
+    if not os.environ.get("SCIML_DATA"):
+        pytest.skip("needs a local mirror, SCIML_DATA")
+    module = recipe("hopper")
+    made = module.simulate(module.initial_states(3, 123), 200)
+    np.testing.assert_allclose(made, module.make().generate(0, 3)["x"], atol=1e-5)
+
+
 # Fetched ones.
 
 
@@ -367,7 +391,7 @@ def test_fetched_data_sets(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SCIML_CACHE", str(tmp_path))
     found = sciml.dataset(name, **FETCHED[name])
     shapes = {"darcy_small": 50, "era5_t2m": 744, "cmip6_air_temperature": 804, "ostia": 54}
-    shapes |= {"a1b_air_temperature": 240, "lynx_hare": 21, "phenobarbital": 744}
+    shapes |= {"a1b_air_temperature": 240, "lynx_hare": 21, "phenobarbital": 744, "hopper": 200}
     array = next(iter(found.arrays.values()))
     assert array.shape[0] == shapes[name]
     values = array.read()

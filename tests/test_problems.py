@@ -35,6 +35,7 @@ ODES: dict[str, dict] = {
     "kepler": {"steps": 3, "width": 4, "points": 40},
     "bouncing_ball": {"points": 20},
     "lorenz": {"count": 2, "points": 120},
+    "spiral": {"width": 8, "steps": 2},
 }
 # With tests of their own below.
 OTHERS = ("drum", "poisson_100d")

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from ..nn._layers import require_positive
+
 # Up to as many trained numbers, sensitivities go forward along with the solution.
 FORWARD = 32
 # Relative and absolute tolerance in single and double precision.
@@ -91,6 +93,47 @@ class Steps(AbstractSteps):
             rtol=usual if self.rtol is None else self.rtol, atol=usual if self.atol is None else self.atol
         )
         return diffrax.ClipStepSizeController(adaptive, step_ts=ts) if self.exact else adaptive
+
+
+class Between(AbstractSteps):
+    """`count` Runge-Kutta steps of order 4 (Kutta, 1901), of equal length, between each two of the times. Neither
+    tolerance nor interpolation: the cheapest for networks and times that lie close together, each trajectory of a batch
+    having its own. The result can be differentiated in either mode. `limit` as in `Steps`.
+
+    Raises ValueError unless `count` and `limit` are above 0.
+    """
+
+    count: int = eqx.field(default=1, static=True)
+    limit: float = eqx.field(default=1e6, static=True)
+
+    def __check_init__(self):
+        require_positive("Between", count=self.count)
+        if not self.limit > 0:
+            raise ValueError(f"Between: limit must be above 0, got {self.limit}")
+
+    def solve(self, field: Any, y0: Float[Array, " d"], ts: Float[Array, " n"], args: Any) -> Float[Array, "n d"]:
+        """As in `AbstractSteps`."""
+        known = jnp.all(jnp.isfinite(y0))
+        start = jnp.where(known, y0, 0)
+        guard = _Guarded(self.limit, False)
+
+        def rates(t, y):
+            return guard(t, y, (field, start, args))
+
+        def step(y, t, dt):
+            a = rates(t, y)
+            b = rates(t + dt / 2, y + dt / 2 * a)
+            c = rates(t + dt / 2, y + dt / 2 * b)
+            return y + dt / 6 * (a + 2 * b + 2 * c + rates(t + dt, y + dt * c))
+
+        def interval(y, span):
+            begin, end = span
+            dt = (end - begin) / self.count
+            y = jax.lax.fori_loop(0, self.count, lambda i, y: step(y, begin + i * dt, dt), y)
+            return y, y
+
+        _, ys = jax.lax.scan(interval, start, (ts[:-1], ts[1:]))
+        return with_failures(jnp.where(known, jnp.concatenate([start[None], ys]), jnp.nan), self.limit)
 
 
 def stiff(rtol: float | None = None, atol: float | None = None, max_steps: int = 16384, **options: Any) -> Steps:
