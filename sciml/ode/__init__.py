@@ -9,6 +9,14 @@ from ._events import Dosed as Dosed
 from ._events import Doses as Doses
 from ._events import Hybrid as Hybrid
 from ._figures import trajectory_figure as trajectory_figure
+from ._flows import Flow as Flow
+from ._flows import Moving as Moving
+from ._flows import Samples as Samples
+from ._flows import drawn as drawn
+from ._flows import flow_matching as flow_matching
+from ._flows import neural_flow as neural_flow
+from ._flows import optimal_paths as optimal_paths
+from ._flows import sample_likelihood as sample_likelihood
 from ._inputs import Table as Table
 from ._inputs import held_table as held_table
 from ._inputs import linear_table as linear_table
