@@ -53,6 +53,9 @@ from ._steps import AbstractSteps as AbstractSteps
 from ._steps import Steps as Steps
 from ._steps import integrate as integrate
 from ._steps import stiff as stiff
+from ._stochastic import SDE as SDE
+from ._stochastic import neural_sde as neural_sde
+from ._stochastic import transition_likelihood as transition_likelihood
 from ._structure import Dissipative as Dissipative
 from ._structure import Hamiltonian as Hamiltonian
 from ._structure import Lagrangian as Lagrangian
