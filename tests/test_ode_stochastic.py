@@ -4,12 +4,13 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.linalg import expm, solve_continuous_lyapunov
 from scipy.stats import multivariate_normal
 
 import sciml
-from sciml import ode
+from sciml import Unknown, ode
 
 KEY = jax.random.key(0)
 THETA, LEVEL, SIGMA = 1.5, 0.7, 0.4
@@ -171,3 +172,22 @@ def test_the_likelihood_is_that_of_the_process_in_either_form():
     stratonovich = proportional(0.5, drift=0.3 - 0.5**2 / 2, solver=diffrax.EulerHeun())
     assert float(loss(ito, data)) == pytest.approx(float(loss(stratonovich, data)), rel=1e-12)
     assert abs(float(loss(proportional(0.5, drift=0.3, solver=diffrax.EulerHeun()), data) - loss(ito, data))) > 1e-3
+
+
+def test_parameters_are_found_within_their_standard_errors():
+    data = simulated(40, np.linspace(0, 6, 31), seed=1)
+    model = ornstein_uhlenbeck(Unknown(0.5, positive=True), Unknown(1.0, positive=True))
+    loss = ode.transition_likelihood(substeps=2)
+    model, _ = sciml.fit(model, loss, lambda key: data, optax.lbfgs(), steps=30, report=None)
+    found = {n: float(v) for n, v in ode.parameters(model).items()}
+    # The inverse of the second derivatives of minus the logarithm of the likelihood is the covariance.
+    hessian = jax.jit(jax.hessian(lambda p: of_values(p, data, loss)))(jnp.array([found["theta"], found["sigma"]]))
+    errors = np.sqrt(np.diag(np.linalg.inv(hessian * 40 * 30)))
+    assert errors[0] < 0.2 and errors[1] < 0.02
+    assert abs(found["theta"] - THETA) < 3 * errors[0]
+    assert abs(found["sigma"] - SIGMA) < 3 * errors[1]
+
+
+def of_values(p, data, loss):
+    model = ode.SDE(lambda t, y, args: p[0] * (LEVEL - y), lambda t, y, args: p[1] * jnp.ones(1))
+    return loss(model, data)
