@@ -35,8 +35,10 @@ from ._models import augmented as augmented
 from ._models import mechanism as mechanism
 from ._models import neural_ode as neural_ode
 from ._models import parameters as parameters
+from ._shooting import AugmentedLagrangian as AugmentedLagrangian
 from ._shooting import FreeStarts as FreeStarts
 from ._shooting import Segments as Segments
+from ._shooting import augmented_lagrangian as augmented_lagrangian
 from ._shooting import free_starts as free_starts
 from ._shooting import gaps as gaps
 from ._shooting import shooting as shooting
