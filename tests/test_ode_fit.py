@@ -90,7 +90,7 @@ def test_ragged_trajectories_are_padded():
         (lambda: ode.estimated_noise(ode.trajectories([([0], [1.0])]), ode.trajectory_misfit(), 1), "leave nothing"),
         (lambda: ode.with_prior(ode.trajectory_misfit(), 3, k=(1.0, 0.0)), "above 0"),
         (lambda: ode.free_starts(swing(), ode.trajectories([([0], [[1.0, -1.0]])]), positive=True), "above 0"),
-        (lambda: ode.tightening(ode.Segments(*swinging()[:1], 0, 0), 10, first=0.0), "first"),
+        (lambda: ode.tightening(ode.Segments(*swinging()[:1], 0, 0, 0), 10, first=0.0), "first"),
     ],
 )
 def test_bad_inputs(make, message):

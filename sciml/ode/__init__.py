@@ -9,6 +9,14 @@ from ._events import Dosed as Dosed
 from ._events import Doses as Doses
 from ._events import Hybrid as Hybrid
 from ._figures import trajectory_figure as trajectory_figure
+from ._flows import Flow as Flow
+from ._flows import Moving as Moving
+from ._flows import Samples as Samples
+from ._flows import drawn as drawn
+from ._flows import flow_matching as flow_matching
+from ._flows import neural_flow as neural_flow
+from ._flows import optimal_paths as optimal_paths
+from ._flows import sample_likelihood as sample_likelihood
 from ._hierarchical import Mixed as Mixed
 from ._hierarchical import individual as individual
 from ._hierarchical import information as information
@@ -48,8 +56,10 @@ from ._models import augmented as augmented
 from ._models import mechanism as mechanism
 from ._models import neural_ode as neural_ode
 from ._models import parameters as parameters
+from ._shooting import AugmentedLagrangian as AugmentedLagrangian
 from ._shooting import FreeStarts as FreeStarts
 from ._shooting import Segments as Segments
+from ._shooting import augmented_lagrangian as augmented_lagrangian
 from ._shooting import free_starts as free_starts
 from ._shooting import gaps as gaps
 from ._shooting import shooting as shooting
@@ -67,6 +77,9 @@ from ._steps import Between as Between
 from ._steps import Steps as Steps
 from ._steps import integrate as integrate
 from ._steps import stiff as stiff
+from ._stochastic import SDE as SDE
+from ._stochastic import neural_sde as neural_sde
+from ._stochastic import transition_likelihood as transition_likelihood
 from ._structure import Dissipative as Dissipative
 from ._structure import Hamiltonian as Hamiltonian
 from ._structure import Lagrangian as Lagrangian

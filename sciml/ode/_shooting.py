@@ -50,12 +50,14 @@ def _raw(states: Any, positive: bool):
 
 class Segments(NamedTuple):
     """Segments of trajectories: `data` with the number of its first state in the place of `y0`, the number of the state
-    that follows, and the weight (k,) of their continuity; 0 where a trajectory ends.
+    that follows, the weight (k,) of their continuity, 0 where a trajectory ends, and what is added to the gaps (k, d);
+    see `augmented_lagrangian`.
     """
 
     data: Trajectories
     following: Any
     joined: Any
+    shift: Any
 
 
 def shooting(
@@ -89,7 +91,9 @@ def shooting(
     numbered = cut._replace(y0=np.arange(len(pieces)), args=take(data.args, np.array(owners)))
     following = np.array(following)
     joined = (following != np.arange(len(pieces))).astype(float)
-    return FreeStarts(model, _raw(states, positive), positive), Segments(numbered, following, joined)
+    return FreeStarts(model, _raw(states, positive), positive), Segments(
+        numbered, following, joined, np.zeros_like(states)
+    )
 
 
 def shooting_misfit(
@@ -110,7 +114,7 @@ def shooting_misfit(
         data, joined = batch.data, batch.joined
         ys = jax.vmap(model)(data.y0, data.ts, data.args)
         ends = ys[:, -1]
-        apart = (ends - model.starts[batch.following]) / jnp.asarray(scale if gap is None else gap)
+        apart = (ends - model.starts[batch.following] + batch.shift) / jnp.asarray(scale if gap is None else gap)
         apart = jnp.where(jnp.isfinite(ends), apart, failed)
         return {
             "misfit": residuals_of(ys, data, jnp.asarray(scale), transform, observed, failed),
@@ -151,6 +155,46 @@ def tightening(segments: Segments, steps: int, *, first: float = 0.1, last: floa
     require_positive("tightening", steps=steps)
     require_scale("tightening", first=first, last=last)
     return Tightening(segments, first, last, steps)
+
+
+class AugmentedLagrangian(Stream):
+    """See `augmented_lagrangian`."""
+
+    segments: Segments
+    weight: float
+    every: int
+
+    def init(self, key: Array, model: Any) -> Any:
+        """Without multipliers."""
+        segments = jax.tree.map(jnp.asarray, self.segments)
+        return segments._replace(joined=segments.joined * self.weight)
+
+    def next(self, key: Array, step: Array, model: Any, batch: Any) -> tuple[Any, Array]:
+        """With the multipliers of before, or new ones each `every` steps."""
+        due = (step > 0) & (step % self.every == 0)
+        shift = jax.lax.cond(due, lambda: self._moved(model, batch), lambda: batch.shift)
+        return batch._replace(shift=shift), due
+
+    def _moved(self, model, batch):
+        apart = gaps(model, batch)
+        # Where a segment failed there is no gap to go by.
+        return batch.shift + jnp.where(jnp.isfinite(apart), apart, 0)
+
+
+def augmented_lagrangian(segments: Segments, every: int, *, weight: float = 1.0) -> AugmentedLagrangian:
+    """A stream of the segments with a constant `weight` of continuity and with Lagrange multipliers, which are changed
+    each `every` steps by weight times gap (Hestenes, 1969; Nocedal & Wright, Numerical Optimization, 2006, equation
+    17.39). Gaps go to zero at a weight that keeps the problem well conditioned, where a penalty alone leaves gaps
+    inversely proportional to it.
+
+    With multipliers m the terms `weight / 2 gap^2 + m gap` are, but for a constant, `weight / 2 (gap + shift)^2` with
+    `shift = m / weight`, a sum of squares, as Gauss-Newton needs.
+
+    Raises ValueError unless `every` and `weight` are above 0.
+    """
+    require_positive("augmented_lagrangian", every=every)
+    require_scale("augmented_lagrangian", weight=weight)
+    return AugmentedLagrangian(segments, weight, every)
 
 
 def gaps(model: FreeStarts, segments: Segments) -> Float[Array, "k d"]:
