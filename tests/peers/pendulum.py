@@ -6,9 +6,9 @@ PYTHON is an interpreter with `torch` and `torchdiffeq`. Each run is a new proce
 evaluation count. Both have the same network (2-32-32-2, tanh, in single precision), the same data (windows of ten
 intervals without a gap within the first 80 % of the recording, all of them at once), the same solver and tolerances
 (Dormand and Prince's of order 5, 1e-5 relative and 1e-7 absolute) and the same epochs of Adam, of one gradient each, at
-a rate of 5e-3. torchdiffeq takes one step for all windows, Diffrax one for each, and both differentiate through the steps. The test
-is that of the published protocol: mean squares of what the quotients of consecutive states are off by. Writes
-problems/peers/pendulum.json. Run it on an otherwise idle machine.
+a rate of 5e-3. torchdiffeq takes one step for all windows, Diffrax one for each, and both differentiate through the
+steps. The test is that of the published protocol: mean squares of what the quotients of consecutive states are off by.
+Writes problems/peers/pendulum.json. Run it on an otherwise idle machine.
 """
 
 import argparse
