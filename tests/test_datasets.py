@@ -33,6 +33,8 @@ FETCHED = {
     "lynx_hare": {},
     "phenobarbital": {},
     "hopper": {},
+    "pendulum": {},
+    "double_pendulum": {},
 }
 
 
@@ -392,6 +394,7 @@ def test_fetched_data_sets(name, tmp_path, monkeypatch):
     found = sciml.dataset(name, **FETCHED[name])
     shapes = {"darcy_small": 50, "era5_t2m": 744, "cmip6_air_temperature": 804, "ostia": 54}
     shapes |= {"a1b_air_temperature": 240, "lynx_hare": 21, "phenobarbital": 744, "hopper": 200}
+    shapes |= {"pendulum": 556, "double_pendulum": 1520}
     array = next(iter(found.arrays.values()))
     assert array.shape[0] == shapes[name]
     values = array.read()
@@ -400,3 +403,18 @@ def test_fetched_data_sets(name, tmp_path, monkeypatch):
     if name in ("era5_t2m", "ostia", "a1b_air_temperature"):
         assert 240 < np.nanmin(values) and np.nanmax(values) < 320
     assert not list(tmp_path.rglob("*.nc"))
+
+
+@pytest.mark.skipif("SCIML_DATA" not in os.environ, reason="needs public data: set SCIML_DATA")
+@pytest.mark.parametrize("name, arms", [("pendulum", [""]), ("double_pendulum", ["_1", "_2"])])
+def test_velocities_of_pendulums_are_the_rates_of_their_angles(name, arms):
+    """Over the usual interval, where the mean of both ends is right to second order."""
+    read = sciml.dataset(name).to_xarray()
+    for trial in np.unique(read["trial"]):
+        rows = read.isel(row=np.flatnonzero(read["trial"].values == trial))
+        steps = np.diff(rows["t"].values)
+        usual = steps < 1.1 * np.median(steps)
+        for arm in arms:
+            angle, velocity = rows[f"angle{arm}"].values, rows[f"velocity{arm}"].values
+            quotient, mean = np.diff(angle)[usual] / steps[usual], (velocity[1:] + velocity[:-1])[usual] / 2
+            assert np.linalg.norm(quotient - mean) < 0.1 * np.linalg.norm(quotient)

@@ -27,7 +27,7 @@ OPERATORS: dict[str, dict] = {
     "era5_t2m": {},
     "poisson_mesh": {"samples": 24, "tests": 8, "width": 8},
 }
-PUBLIC = ("darcy_small", "era5_t2m", "lynx_hare")
+PUBLIC = ("darcy_small", "era5_t2m", "lynx_hare", "pendulum", "double_pendulum")
 # Differential equations in time, with settings that take seconds.
 ODES: dict[str, dict] = {
     "lynx_hare": {},
@@ -36,6 +36,8 @@ ODES: dict[str, dict] = {
     "bouncing_ball": {"points": 20},
     "lorenz": {"count": 2, "points": 120},
     "spiral": {"width": 8, "steps": 2},
+    "pendulum": {"width": 4, "baseline_steps": 2},
+    "double_pendulum": {"width": 3, "every": 40},
 }
 # With tests of their own below.
 OTHERS = ("drum", "poisson_100d")
@@ -122,6 +124,32 @@ def test_lynx_and_hare_agree_with_stan():
         model, _ = sciml.fit(made.model, made.loss, made.data, made.optimiser, steps=made.steps, report=None)
     metrics = made.evaluations({"trained": model})["trained"]
     assert metrics["error_stan"] < 0.02 and metrics["error_stan_se"] < 0.2
+
+
+@pytest.mark.skipif("SCIML_DATA" not in os.environ, reason="needs public data: set SCIML_DATA")
+def test_the_protocol_of_the_pendulum():
+    """What a spring that is as stiff as gravity gives, computed here without any solver: the energy of the published
+    formula along its circle, and the quotients that its exact steps predict.
+    """
+    made = sciml.problem("pendulum", width=2, baseline_steps=1)
+    with sciml.double_precision():
+        spring = sciml.ode.ODE(sciml.ode.SecondOrder(lambda y: -y[:1]), sciml.ode.Steps(rtol=1e-10, atol=1e-10))
+        found = made.evaluations({"spring": spring})["spring"]
+    rows = sciml.dataset("pendulum").to_xarray()
+    ts, x = rows["t"].values, np.stack([rows["angle"].values, rows["velocity"].values], 1)
+
+    def turned(x, t):
+        q, p = x[..., 0], x[..., 1]
+        return np.stack([q * np.cos(t) + p * np.sin(t), p * np.cos(t) - q * np.sin(t)], -1)
+
+    def energy(x):
+        return 2.4 * (1 - np.cos(x[:, 0])) + x[:, 1] ** 2
+
+    test, steps = slice(444, 554), np.diff(ts)
+    error = (turned(x[:-1], steps) - x[1:]) / steps[:, None]
+    assert found["one_step_loss"] == pytest.approx(np.mean(error[test] ** 2), rel=1e-4)
+    path = turned(x[444], ts[test] - ts[444])
+    assert found["energy_mse"] == pytest.approx(np.mean((energy(path) - energy(x[test])) ** 2), rel=1e-4)
 
 
 @pytest.mark.skipif("SCIML_DATA" not in os.environ, reason="needs public data: set SCIML_DATA")
