@@ -2,6 +2,7 @@
 
 import ast
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ OPERATORS: dict[str, dict] = {
     "era5_t2m": {},
     "poisson_mesh": {"samples": 24, "tests": 8, "width": 8},
 }
-PUBLIC = ("darcy_small", "era5_t2m", "lynx_hare")
+PUBLIC = ("darcy_small", "era5_t2m", "lynx_hare", "pharmacokinetics")
 # Differential equations in time, with settings that take seconds.
 ODES: dict[str, dict] = {
     "lynx_hare": {},
@@ -35,6 +36,7 @@ ODES: dict[str, dict] = {
     "kepler": {"steps": 3, "width": 4, "points": 40},
     "bouncing_ball": {"points": 20},
     "lorenz": {"count": 2, "points": 120},
+    "pharmacokinetics": {},
 }
 # With tests of their own below.
 OTHERS = ("drum", "poisson_100d")
@@ -98,6 +100,8 @@ def test_a_model_of_time_learns_in_two_steps(name):
     """The loss falls, what the card promises is measured and the figure is drawn."""
     if name in PUBLIC and "SCIML_DATA" not in os.environ:
         pytest.skip("needs public data: set SCIML_DATA")
+    if name == "pharmacokinetics" and not Path(os.environ["SCIML_DATA"], "pharmpy/pheno.dat").is_file():
+        pytest.skip("the mirror has no pharmpy/pheno.dat")
     made = sciml.problem(name, **ODES[name])
     with sciml.double_precision():
         model, history = sciml.fit(
