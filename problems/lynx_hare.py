@@ -48,12 +48,13 @@ def problem(steps: int = 12, priors: bool = True) -> sciml.Problem:
         # Six numbers, and two for each variance: the mean of its posterior is S / (n - 3 - 2).
         stream = ode.estimated_noise(numbered, misfit, parameters=10)
 
-    def linearised(model):
-        return ode.linearised(model, loss, stream.init(jax.random.key(0), model), noise=1.0)
+    # With the noise that the model leaves.
+    weighed = eqx.filter_jit(lambda model: stream.init(jax.random.key(0), model))
 
     def evaluate(model):
-        found, errors = posterior(linearised(model))
-        noise = dict(zip(SPECIES, stream.init(jax.random.key(0), model).noise[0]))
+        batch = weighed(model)
+        found, errors = posterior(ode.linearised(model, loss, batch, noise=1.0))
+        noise = dict(zip(SPECIES, batch.noise[0]))
         return (
             {"error_stan": max(abs(found[n] / mean - 1) for n, (mean, _) in STAN.items())}
             | {"error_stan_se": max(abs(errors[n] / deviation - 1) for n, (_, deviation) in STAN.items())}
@@ -64,14 +65,12 @@ def problem(steps: int = 12, priors: bool = True) -> sciml.Problem:
 
     def figure(model):
         ts = np.linspace(0, 20, 201)
-        at = linearised(model)
-        logarithms = lambda m: jnp.log(m(0, jnp.asarray(ts)))  # noqa: E731
-        curves = {"model": np.exp(eqx.filter_jit(logarithms)(model))}
+        at = ode.linearised(model, loss, weighed(model), noise=1.0)
+        logarithms, deviations = at.evaluated(lambda m: jnp.log(m(0, jnp.asarray(ts))))
+        curves = {"model": np.exp(logarithms)}
         shown = {"names": SPECIES, "time": "year", "log": True, "title": "thousands of pelts"}
         measured = (1900 + data.ts[0], data.ys[0])
-        return ode.trajectory_figure(
-            1900 + ts, curves, deviations=at.deviations(logarithms), measured=measured, **shown
-        )
+        return ode.trajectory_figure(1900 + ts, curves, deviations=deviations, measured=measured, **shown)
 
     newton = optim.gauss_newton(accelerate=False)
     return sciml.Problem(model, loss, stream, newton, steps, evaluate, figure=figure, double=True)

@@ -2,6 +2,7 @@
 
 import ast
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ OPERATORS: dict[str, dict] = {
     "era5_t2m": {},
     "poisson_mesh": {"samples": 24, "tests": 8, "width": 8},
 }
-PUBLIC = ("darcy_small", "era5_t2m", "lynx_hare", "pendulum", "double_pendulum")
+PUBLIC = ("darcy_small", "era5_t2m", "lynx_hare", "pendulum", "double_pendulum", "pharmacokinetics")
 # Differential equations in time, with settings that take seconds.
 ODES: dict[str, dict] = {
     "lynx_hare": {},
@@ -38,6 +39,7 @@ ODES: dict[str, dict] = {
     "spiral": {"width": 8, "steps": 2},
     "pendulum": {"width": 4, "baseline_steps": 2},
     "double_pendulum": {"width": 3, "every": 40},
+    "pharmacokinetics": {},
 }
 # With tests of their own below.
 OTHERS = ("drum", "poisson_100d")
@@ -101,6 +103,8 @@ def test_a_model_of_time_learns_in_two_steps(name):
     """The loss falls, what the card promises is measured and the figure is drawn."""
     if name in PUBLIC and "SCIML_DATA" not in os.environ:
         pytest.skip("needs public data: set SCIML_DATA")
+    if name == "pharmacokinetics" and not Path(os.environ["SCIML_DATA"], "pharmpy/pheno.dat").is_file():
+        pytest.skip("the mirror has no pharmpy/pheno.dat")
     made = sciml.problem(name, **ODES[name])
     with sciml.double_precision():
         model, history = sciml.fit(
