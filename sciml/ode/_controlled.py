@@ -41,7 +41,8 @@ class Path(eqx.Module):
 
     @property
     def _spline(self):
-        return diffrax.CubicInterpolation(self.ts, self.coefficients)
+        d, c, b, a = self.coefficients
+        return diffrax.CubicInterpolation(self.ts, (d, c, b, a))
 
 
 def controlled(series: Trajectories, targets: Any = None, *, static: Any = None, counts: bool = False) -> Trajectories:

@@ -175,7 +175,8 @@ def transition_likelihood(*, noise: Any = 0.0, substeps: int = 1) -> Callable:
                 f"not measured, got {ys.shape[2]}"
             )
         variance = jnp.broadcast_to(jnp.square(jnp.asarray(noise, y0.dtype)), y0.shape[1:])
-        found = jax.vmap(lambda *one: _minus_logarithm(model, *one, variance, substeps))(y0, ts, args, ys)
+        one = lambda y0, ts, args, ys: _minus_logarithm(model, y0, ts, args, ys, variance, substeps)  # noqa: E731
+        found = jax.vmap(one)(y0, ts, args, ys)
         return jnp.sum(found) / jnp.maximum(jnp.sum(jnp.isfinite(ys[:, 1:])), 1)
 
     return loss
@@ -193,8 +194,9 @@ def _minus_logarithm(model: SDE, y0, ts, args, ys, variance, substeps: int):
     def advance(moments, measured):
         t0, t1, y = measured
         h = (t1 - t0) / substeps
-        moments = jax.lax.fori_loop(0, substeps, lambda i, m: _runge_kutta(rates, t0 + i * h, h, m), moments)
-        return _taken_in(*moments, y, variance)
+        step = lambda i, moments: _runge_kutta(rates, t0 + i * h, h, moments)  # noqa: E731
+        mean, covariance = jax.lax.fori_loop(0, substeps, step, moments)
+        return _taken_in(mean, covariance, y, variance)
 
     first = (y0, jnp.diag(variance))
     return jnp.sum(jax.lax.scan(advance, first, (ts[:-1], ts[1:], ys[1:]))[1])
