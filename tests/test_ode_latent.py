@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import sciml
@@ -263,6 +264,28 @@ def test_the_divergence_is_smooth_at_the_prior():
 
 
 # Training.
+
+
+def error(model, batch):
+    return float(jnp.mean((ode.predicted(model, batch) - batch.ys) ** 2))
+
+
+def test_a_smoother_learns_more_than_linear_interpolation():
+    batches = ode.hiding(waves(24), 12, share=0.5)
+    model, loss = ode.smoother(2, 16, exact=True, key=KEY), ode.trajectory_misfit()
+    model, _ = sciml.fit(model, loss, batches, optax.adam(5e-3), steps=300, key=KEY, report=None)
+    test = batches(jax.random.key(5))
+    assert error(model, test) < 0.8 * error(ode.interpolated, test)
+
+
+def test_a_latent_ode_learns_by_the_bound():
+    """Half the times are hidden from it; it knows more than the variance of the data."""
+    batches = ode.hiding(waves(24), 12, share=0.5)
+    model, stream = ode.latent_ode(2, 4, 16, key=KEY), ode.annealed(batches, 200)
+    model, history = sciml.fit(model, ode.elbo(scale=0.1), stream, optax.adam(5e-3), steps=300, key=KEY, report=None)
+    test = batches(jax.random.key(5))
+    assert error(model, test) < 0.5 * float(jnp.var(test.ys))
+    assert {"misfit", "divergence"} <= set(history)
 
 
 def test_one_program_for_all_times_and_gaps():
