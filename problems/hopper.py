@@ -22,7 +22,7 @@ import sciml
 from sciml import ode
 
 EXPECTED = {"mse": 2.85e-3}
-BUDGET = 600.0
+BUDGET = 300.0
 NAMES = {4: "hip", 8: "rate of z", 11: "rate of hip"}
 # The unit of time, in intervals of 5 ms.
 UNIT = 10
@@ -32,8 +32,8 @@ def problem(
     share: float = 0.5,
     samples: int = 200,
     width: int = 64,
-    steps: int = 2000,
-    latent_steps: int = 3000,
+    steps: int = 1000,
+    latent_steps: int = 1500,
     batch: int = 32,
     times: int = 100,
     seed: int = 0,
