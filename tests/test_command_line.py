@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -385,3 +386,13 @@ def test_module_as_a_command(checkout):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "'poisson'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell that becomes the process")
+def test_time_that_a_shell_waited_is_not_that_of_the_run(tmp_path):
+    """As in `install && sciml run`, where the last command takes the place of the shell."""
+    (tmp_path / "line.py").write_text(LINE)
+    script = f"sleep 5; date +%s; exec '{sys.executable}' -m sciml run line.py --out found >/dev/null"
+    said = subprocess.run(["sh", "-c", script], cwd=tmp_path, text=True, capture_output=True, check=True).stdout
+    # `date` is in whole seconds, and processor time of several threads goes faster than time.
+    assert json.loads((tmp_path / "found" / "report.json").read_text())["seconds"] < time.time() - float(said) + 2
