@@ -32,6 +32,7 @@ from sciml.pde._march import Plan, _waves, initial_groups, march
 
 ROD = Box(t=(0, 1), x=(-1, 1))
 KEY = jax.random.key(0)
+UNLIMITED = _direct.Until(np.inf, np.inf)
 
 
 def reaction(**keywords):
@@ -195,10 +196,10 @@ def test_a_start_that_is_not_finite_is_no_minimum():
 def test_solutions_in_windows_get_better_while_there_is_time():
     pde = reaction()
     with double_precision():
-        found = list(itertools.islice(_direct._marched(pde, KEY, deadline=np.inf), 2))
+        found = list(itertools.islice(_direct._marched(pde, KEY, UNLIMITED), 2))
         assert [f.method.split(" windows")[0] for f in found] == ["least squares in 8"] * 2
         assert all(f.fit.residual < 1e-4 for f in found)
-        assert list(_direct._marched(pde, KEY, deadline=0.0)) == []
+        assert list(_direct._marched(pde, KEY, _direct.Until(0.0, 0.0))) == []
 
 
 @pytest.mark.parametrize("residual, ladder", [(0.4, _direct.LONG_LADDER), (0.2, _direct.WAVES_LADDER)])
@@ -212,7 +213,7 @@ def test_what_waves_leave_decides_between_many_windows_and_many_waves(residual, 
         return _direct._Attempt(_direct.Direct(fit, "", "", 0), 1.0, 0.0)
 
     monkeypatch.setattr(_direct, "_march", attempt)
-    assert len(list(itertools.islice(_direct._marched(waves(), KEY, deadline=np.inf), 6))) == 6
+    assert len(list(itertools.islice(_direct._marched(waves(), KEY, UNLIMITED), 6))) == 6
     assert tried[:2] == [_direct.WAVES_TRIAL, _direct.FAST_TRIAL] and tried[2:5] == 3 * [_direct.TRIAL]
     assert tried[5] in ladder
 

@@ -40,7 +40,7 @@ EVEN_FACTOR = 4.0
 HOPELESS = 0.7
 # Trials that leave more than this share are too coarse to be told apart by it.
 UNRESOLVED = 0.3
-# Of the budget, where training may do better.
+# Of the budget, where training may do better. Windows that were begun may take all of it.
 SHARE = 0.85
 # Evolutions are solved on the whole domain before windows are tried if few features leave less than this: of a smooth
 # front in Burgers' equation 561 polynomials leave 5e-5, of a wave packet that swings to and fro 0.13.
@@ -82,18 +82,25 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
     deadline = start + SHARE * budget
     # In many dimensions windows would have too few features: one solution for all time makes more of them.
     if evolves and len(pde.axes) < MANY:
-        found = _evolution(pde, (whole_key, march_key), affine, budget >= LONG, deadline)
+        found = _evolution(pde, (whole_key, march_key), affine, budget >= LONG, Until(deadline, start + budget))
     else:
         found = [_whole(pde, whole_key, start + budget if affine else deadline, affine)]
     return min(found, key=lambda d: d.fit.residual, default=None)
 
 
-def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool, deadline: float) -> list[Direct]:
+class Until(NamedTuple):
+    """When windows should be done by the time they are expected to take, and when they are given up."""
+
+    planned: float
+    last: float
+
+
+def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool, until: Until) -> list[Direct]:
     """Solutions on the whole domain where it is smooth enough for that, and in windows of time."""
-    whole_key, march_key = keys
+    (whole_key, march_key), deadline = keys, until.planned
     found: list[Direct] = []
     if affine and has_waves(pde):
-        fast = _march(pde, FAST_TRIAL, None, march_key, deadline)
+        fast = _march(pde, FAST_TRIAL, None, march_key, until.last)
         found += [fast.direct] if fast is not None else []
     if _enough(found):
         return found
@@ -101,11 +108,11 @@ def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool,
     if affine or suits_polynomials(pde):
         trial = tried(pde, whole_key, (deadline - begun) / 3, affine, polynomials_only=not affine)
         if trial.residual <= PROMISING:
-            until = deadline if affine else begun + SMOOTH_SHARE * (deadline - begun)
-            trial = refined(pde, trial, whole_key, until, affine)
+            refined_by = deadline if affine else begun + SMOOTH_SHARE * (deadline - begun)
+            trial = refined(pde, trial, whole_key, refined_by, affine)
         found.append(_described(trial))
     if windows and not _enough(found, GOOD):
-        for better in _marched(pde, march_key, deadline):
+        for better in _marched(pde, march_key, until):
             found.append(better)
             if _enough(found):
                 return found
@@ -150,13 +157,13 @@ class _Attempt(NamedTuple):
     rest: float
 
 
-def _marched(pde: PDE, key: Array, deadline: float) -> Iterator[Direct]:
+def _marched(pde: PDE, key: Array, until: Until) -> Iterator[Direct]:
     """Solutions in windows, more and more accurate, while there is time."""
     kinds = [(WAVES_TRIAL, WAVES_LADDER, None), (FAST_TRIAL, FAST_LADDER, None)] if has_waves(pde) else []
     kinds += [(TRIAL, LADDER, factor) for factor in (1.0, 2.0, EVEN_FACTOR)]
     trials = []
     for size, ladder, factor in kinds:
-        attempt = _march(pde, size, factor, key, deadline)
+        attempt = _march(pde, size, factor, key, until.last)
         if attempt is not None:
             trials.append((attempt.direct.fit.residual, attempt, size, ladder, factor))
             yield attempt.direct
@@ -167,16 +174,18 @@ def _marched(pde: PDE, key: Array, deadline: float) -> Iterator[Direct]:
         return
     if residual > UNRESOLVED and factor is None:
         ladder = LONG_LADDER
+    # Trials of the same shapes share what the first compiled.
+    last = last._replace(rest=max(t[1].rest for t in trials))
     while True:
-        plan = _next(last, size, ladder, deadline - time.perf_counter())
+        plan = _next(last, size, ladder, until.planned - time.perf_counter())
         if plan is None:
             return
-        attempt = _march(pde, plan, factor, key, deadline)
+        attempt = _march(pde, plan, factor, key, until.last)
         if attempt is None:
             # It took longer than expected: a smaller one may not.
             ladder = ladder[: ladder.index(plan)]
             continue
-        last, size = attempt, plan
+        last, size = attempt._replace(rest=max(attempt.rest, last.rest)), plan
         yield last.direct
 
 
