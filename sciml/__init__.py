@@ -3,6 +3,7 @@ drives named residuals to zero."""
 
 from . import data as data
 from . import metrics as metrics
+from . import molecules as molecules
 from . import nn as nn
 from . import ode as ode
 from . import operators as operators
