@@ -27,8 +27,8 @@ def neighbour_list(
     """The neighbours of each atom within `cutoff` angstroms, all images of an atom in a small cell among them (found by
     vesin's cell list).
 
-    Raises ValueError where positions are not finite, atoms overlap, the cell is singular while something is periodic, or
-    the cutoff is not positive.
+    Raises ValueError where positions are not finite, atoms overlap, the cell is singular while something is periodic,
+    or the cutoff is not positive.
     """
     positions = np.asarray(positions, float)
     if not cutoff > 0 or not np.isfinite(cutoff):

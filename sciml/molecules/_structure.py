@@ -18,8 +18,8 @@ class Structure(eqx.Module):
     - `positions`: in angstroms.
     - `species`: atomic numbers; 0 where there is no atom.
     - `cell`: its vectors as rows, in angstroms; zeros where nothing is periodic.
-    - `neighbours`: for each atom the numbers of those within the cutoff, in any order; an atom that is one several times
-      over, through a periodic boundary, stands there as often.
+    - `neighbours`: for each atom the numbers of those within the cutoff, in any order; an atom that is one several
+      times over, through a periodic boundary, stands there as often.
     - `shifts`: by how many cell vectors each neighbour is moved.
     - `reverse`: in which place the neighbour has this atom with the opposite shift.
     - `is_edge`: whether there is a neighbour in this place.
