@@ -1,5 +1,6 @@
 """Molecules and materials: structures of atoms, potentials whose forces are their derivatives, and dynamics."""
 
+from ._files import ragged as ragged
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
 from ._radial import bessel_basis as bessel_basis
