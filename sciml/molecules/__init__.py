@@ -8,6 +8,7 @@ from ._energy import Prediction as Prediction
 from ._energy import energy_and_forces as energy_and_forces
 from ._energy import energy_forces_stress as energy_forces_stress
 from ._energy import potential_misfit as potential_misfit
+from ._files import ragged as ragged
 from ._frames import Frames as Frames
 from ._frames import frames as frames
 from ._frames import from_atoms as from_atoms

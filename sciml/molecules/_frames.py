@@ -199,7 +199,7 @@ def joined(parts: Sequence[Frames]) -> Frames:
 
 
 def split(data: Frames, *sizes: int, seed: int = 0) -> tuple[Frames, ...]:
-    """Random parts of these sizes, and the rest if any is left. Raises ValueError where they need more than there is."""
+    """Random parts of these sizes, and the rest if any is left. Raises ValueError where there are too few."""
     if min(sizes) < 1 or sum(sizes) > len(data):
         raise ValueError(f"split: parts of {sizes} need {sum(sizes)} structures, there are {len(data)}")
     order = np.random.default_rng(seed).permutation(len(data))
