@@ -65,9 +65,9 @@ def _padded(frame: Frames, found: Neighbours, n: int, k: int) -> Structure:
         put(found.shifts, (n, k, 3)),
         reverse,
         put(found.is_edge, (n, k)),
-        frame.charges[0].astype(dtype),
+        frame.charges[:1].astype(dtype).reshape(()),
     )
-    return Structure(*arrays)
+    return Structure(*map(jax.numpy.asarray, arrays))
 
 
 class Batches:
@@ -88,7 +88,9 @@ class Batches:
             shape = int(atoms[members].max()), int(places[members].max())
             parts = [_padded(data[i], self.found[i], *shape) for i in members]
             self.shapes.append(shape)
-            self.members.append((members, stack(parts), _labels(data, members, shape[0])))
+            # Batches are put together on the host.
+            padded = jax.tree.map(np.asarray, stack(parts))
+            self.members.append((members, padded, _labels(data, members, shape[0])))
 
     def __len__(self) -> int:
         """The batches of an epoch."""
@@ -165,7 +167,7 @@ def _labels(data: Frames, members: np.ndarray, n: int) -> dict[str, np.ndarray]:
     found = {name: np.asarray(v)[members].astype(dtype) for name, v in data.labels.items() if _is_number(v)}
     for name, values in data.atom_labels.items():
         out = np.full((len(members), n, *values.shape[1:]), np.nan, dtype)
-        for row, i in enumerate(members):
+        for row, i in enumerate(members.tolist()):
             out[row, : data.counts[i]] = values[data.atoms_of(i)]
         found[name] = out
     return found

@@ -61,7 +61,7 @@ def potential_misfit(*, energy: float = 1.0, forces: float = 1.0, stress: float 
             raise ValueError(f"potential_misfit: the unit of '{name}' must be positive, got {unit}")
 
     def loss(model, batch):
-        structures, labels = batch
+        structures, labels = jax.tree.map(jnp.asarray, batch)
         missing = [n for n in units if n not in labels]
         if missing:
             raise ValueError(f"potential_misfit: no label '{missing[0]}'; labels are {', '.join(labels) or 'none'}")
