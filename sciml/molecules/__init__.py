@@ -1,11 +1,27 @@
 """Molecules and materials: structures of atoms, potentials whose forces are their derivatives, and dynamics."""
 
+from ._electrostatics import ChargeHead as ChargeHead
+from ._electrostatics import Coulomb as Coulomb
+from ._electrostatics import Ewald as Ewald
+from ._electrostatics import SpeciesCharges as SpeciesCharges
+from ._electrostatics import conserved as conserved
+from ._electrostatics import ewald as ewald
+from ._electrostatics import species_charges as species_charges
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
+from ._properties import UniformField as UniformField
+from ._properties import dipole as dipole
+from ._properties import field_energy as field_energy
+from ._properties import polarisability as polarisability
+from ._properties import uniform_field as uniform_field
 from ._radial import bessel_basis as bessel_basis
 from ._radial import cosine_cutoff as cosine_cutoff
 from ._radial import gaussian_basis as gaussian_basis
 from ._radial import polynomial_cutoff as polynomial_cutoff
+from ._reference import ReferenceEnergies as ReferenceEnergies
+from ._reference import fitted_reference_energies as fitted_reference_energies
+from ._reference import reference_energies as reference_energies
+from ._repulsion import ScreenedRepulsion as ScreenedRepulsion
 from ._structure import Edges as Edges
 from ._structure import Structure as Structure
 from ._structure import edges as edges
@@ -14,3 +30,5 @@ from ._structure import stack as stack
 from ._structure import strained as strained
 from ._structure import to_neighbours as to_neighbours
 from ._structure import volume as volume
+from ._terms import Sum as Sum
+from ._terms import total as total
