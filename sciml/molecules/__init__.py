@@ -1,5 +1,7 @@
 """Molecules and materials: structures of atoms, potentials whose forces are their derivatives, and dynamics."""
 
+from ._dispersion import D3 as D3
+from ._dispersion import d3 as d3
 from ._electrostatics import ChargeHead as ChargeHead
 from ._electrostatics import Coulomb as Coulomb
 from ._electrostatics import Ewald as Ewald
