@@ -1,11 +1,13 @@
 """Molecules and materials: structures of atoms, potentials whose forces are their derivatives, and dynamics."""
 
+from ._egnn import EGNN as EGNN
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
 from ._radial import bessel_basis as bessel_basis
 from ._radial import cosine_cutoff as cosine_cutoff
 from ._radial import gaussian_basis as gaussian_basis
 from ._radial import polynomial_cutoff as polynomial_cutoff
+from ._schnet import SchNet as SchNet
 from ._structure import Edges as Edges
 from ._structure import Structure as Structure
 from ._structure import edges as edges
