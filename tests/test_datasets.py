@@ -35,6 +35,12 @@ FETCHED = {
     "hopper": {},
     "pendulum": {},
     "double_pendulum": {},
+    "ethanol": {},
+    "methanol": {"part": "test"},
+    "silicon": {"part": "test"},
+    "molybdenum": {"part": "test"},
+    "qm7": {},
+    "freesolv": {},
 }
 
 
@@ -99,6 +105,7 @@ def test_equations_are_a_pde_of_the_variables(name):
         ("shallow_water", {"dtype": "int32"}),
         ("darcy_small", {"part": "all"}),
         ("cmip6_air_temperature", {"model": "CESM2"}),
+        ("ethanol", {"part": "all"}),
     ],
 )
 def test_bad_settings(name, settings):
@@ -395,6 +402,7 @@ def test_fetched_data_sets(name, tmp_path, monkeypatch):
     shapes = {"darcy_small": 50, "era5_t2m": 744, "cmip6_air_temperature": 804, "ostia": 54}
     shapes |= {"a1b_air_temperature": 240, "lynx_hare": 21, "phenobarbital": 744, "hopper": 200}
     shapes |= {"pendulum": 556, "double_pendulum": 1520}
+    shapes |= {"ethanol": 1000, "methanol": 145, "silicon": 25, "molybdenum": 23, "qm7": 7101, "freesolv": 642}
     array = next(iter(found.arrays.values()))
     assert array.shape[0] == shapes[name]
     values = array.read()

@@ -1,8 +1,23 @@
 """Molecules and materials: structures of atoms, potentials whose forces are their derivatives, and dynamics."""
 
+from ._batches import Batches as Batches
+from ._batches import batches as batches
+from ._batches import structure as structure
+from ._batches import structures as structures
 from ._egnn import EGNN as EGNN
+from ._energy import Prediction as Prediction
+from ._energy import energy_and_forces as energy_and_forces
+from ._energy import energy_forces_stress as energy_forces_stress
+from ._energy import potential_misfit as potential_misfit
+from ._files import ragged as ragged
+from ._frames import Frames as Frames
+from ._frames import frames as frames
+from ._frames import from_atoms as from_atoms
+from ._frames import joined as joined
+from ._frames import split as split
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
+from ._painn import PaiNN as PaiNN
 from ._radial import bessel_basis as bessel_basis
 from ._radial import cosine_cutoff as cosine_cutoff
 from ._radial import gaussian_basis as gaussian_basis
