@@ -17,6 +17,7 @@ from ._frames import joined as joined
 from ._frames import split as split
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
+from ._nequip import NequIP as NequIP
 from ._painn import PaiNN as PaiNN
 from ._radial import bessel_basis as bessel_basis
 from ._radial import cosine_cutoff as cosine_cutoff
