@@ -6,6 +6,7 @@ from ._batches import structure as structure
 from ._batches import structures as structures
 from ._dispersion import D3 as D3
 from ._dispersion import d3 as d3
+from ._egnn import EGNN as EGNN
 from ._electrostatics import ChargeHead as ChargeHead
 from ._electrostatics import Coulomb as Coulomb
 from ._electrostatics import Ewald as Ewald
@@ -25,6 +26,7 @@ from ._frames import joined as joined
 from ._frames import split as split
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
+from ._nequip import NequIP as NequIP
 from ._painn import PaiNN as PaiNN
 from ._properties import UniformField as UniformField
 from ._properties import dipole as dipole
@@ -39,6 +41,7 @@ from ._reference import ReferenceEnergies as ReferenceEnergies
 from ._reference import fitted_reference_energies as fitted_reference_energies
 from ._reference import reference_energies as reference_energies
 from ._repulsion import ScreenedRepulsion as ScreenedRepulsion
+from ._schnet import SchNet as SchNet
 from ._structure import Edges as Edges
 from ._structure import Structure as Structure
 from ._structure import edges as edges
