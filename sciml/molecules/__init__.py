@@ -18,7 +18,10 @@ from ._energy import Prediction as Prediction
 from ._energy import energy_and_forces as energy_and_forces
 from ._energy import energy_forces_stress as energy_forces_stress
 from ._energy import potential_misfit as potential_misfit
+from ._files import frames_from_dataset as frames_from_dataset
 from ._files import ragged as ragged
+from ._files import read as read
+from ._files import to_dataset as to_dataset
 from ._frames import Frames as Frames
 from ._frames import frames as frames
 from ._frames import from_atoms as from_atoms
@@ -27,6 +30,13 @@ from ._frames import split as split
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
 from ._nequip import NequIP as NequIP
+from ._oracle import Arrangement as Arrangement
+from ._oracle import DFT as DFT
+from ._oracle import FromASE as FromASE
+from ._oracle import OracleError as OracleError
+from ._oracle import OracleWarning as OracleWarning
+from ._oracle import XTB as XTB
+from ._oracle import labelled as labelled
 from ._painn import PaiNN as PaiNN
 from ._properties import UniformField as UniformField
 from ._properties import dipole as dipole
