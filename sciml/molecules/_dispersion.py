@@ -82,8 +82,9 @@ def d3(species: Any, *, s8: float, a1: float, a2: float, s6: float = 1.0) -> D3:
         raise ImportError("d3 reads the tables of tad-dftd3: pip install 'sciml-jax[dispersion]'") from error
     at, found = np.array(kinds), Reference()
     tables = COV_D3().numpy()[at], R4R2().numpy()[at], found.cn.numpy()[at], found.c6.numpy()[np.ix_(at, at)]
-    return D3(kinds, *(_as_tuples(np.asarray(t, float)) for t in tables), s6=s6, s8=s8, a1=a1, a2=a2)
+    radii, moments, coordination, c6 = (_as_tuples(np.asarray(t, float)) for t in tables)
+    return D3(kinds, radii, moments, coordination, c6, s6=s6, s8=s8, a1=a1, a2=a2)
 
 
-def _as_tuples(values):
+def _as_tuples(values) -> Any:
     return tuple(map(_as_tuples, values)) if np.ndim(values) else float(values)

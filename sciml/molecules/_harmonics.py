@@ -13,7 +13,8 @@ def harmonics(directions: Float[Array, "*e 3"], degree: int) -> Float[Array, "*e
     """The (degree + 1)^2 real spherical harmonics of unit vectors up to a degree of at most 2, in the order and signs
     of e3nn; the mean square of each over the sphere is 1.
     """
-    return jnp.stack(_components(*(directions[..., i] for i in range(3)), degree), axis=-1)
+    x, y, z = (directions[..., i] for i in range(3))
+    return jnp.stack(_components(x, y, z, degree), axis=-1)
 
 
 def _components(x, y, z, degree):
