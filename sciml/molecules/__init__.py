@@ -4,6 +4,8 @@ from ._batches import Batches as Batches
 from ._batches import batches as batches
 from ._batches import structure as structure
 from ._batches import structures as structures
+from ._dynamics import dynamics as dynamics
+from ._dynamics import thermal_velocities as thermal_velocities
 from ._energy import Prediction as Prediction
 from ._energy import energy_and_forces as energy_and_forces
 from ._energy import energy_forces_stress as energy_forces_stress
@@ -17,6 +19,7 @@ from ._frames import split as split
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
 from ._painn import PaiNN as PaiNN
+from ._pair import LennardJones as LennardJones
 from ._radial import bessel_basis as bessel_basis
 from ._radial import cosine_cutoff as cosine_cutoff
 from ._radial import gaussian_basis as gaussian_basis
