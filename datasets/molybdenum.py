@@ -24,9 +24,9 @@ import numpy as np
 import sciml
 from sciml import molecules
 
-MoEMENT, NUMBER = "Mo", 42
+ELEMENT, NUMBER = "Mo", 42
 COMMIT = "a04d3b6ecaac47c27aa8f7e452c16a5c9a2a8cff"
-URL = f"https://raw.githubusercontent.com/materialsvirtuallab/mlearn/{COMMIT}/data/{MoEMENT}"
+URL = f"https://raw.githubusercontent.com/materialsvirtuallab/mlearn/{COMMIT}/data/{ELEMENT}"
 # The name of the file, the SHA-256 of the mirror's, the number of structures and their mean energy.
 PARTS = {
     "train": ("training", "61e9bbb41beaeeff2f4df5119ce9d26f70f9d91ed5932112eca827f6dd7cfc1c", 194, -543.334703983),
@@ -42,9 +42,9 @@ def make(part: str = "train") -> sciml.data.Dataset:
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}, got '{part}'")
     name, sha256, count, mean = PARTS[part]
-    local = sciml.data.find_local(f"mlearn/{MoEMENT}_{name}.npz", sha256)
+    local = sciml.data.find_local(f"mlearn/{ELEMENT}_{name}.npz", sha256)
     if local is None:
-        held = read(sciml.data.fetch(f"mlearn/{MoEMENT}_{name}.json", f"{URL}/{name}.json", None))
+        held = read(sciml.data.fetch(f"mlearn/{ELEMENT}_{name}.json", f"{URL}/{name}.json", None))
         if len(held["E"]) != count or abs(held["E"].mean() - mean) > 1e-6:
             raise sciml.data.DataError(
                 f"{URL}/{name}.json: {len(held['E'])} structures of mean energy {held['E'].mean()} eV, expected "

@@ -24,9 +24,9 @@ import numpy as np
 import sciml
 from sciml import molecules
 
-SiEMENT, NUMBER = "Si", 14
+ELEMENT, NUMBER = "Si", 14
 COMMIT = "a04d3b6ecaac47c27aa8f7e452c16a5c9a2a8cff"
-URL = f"https://raw.githubusercontent.com/materialsvirtuallab/mlearn/{COMMIT}/data/{SiEMENT}"
+URL = f"https://raw.githubusercontent.com/materialsvirtuallab/mlearn/{COMMIT}/data/{ELEMENT}"
 # The name of the file, the SHA-256 of the mirror's, the number of structures and their mean energy.
 PARTS = {
     "train": ("training", "c7261c28f648c7237403e905d8d292ef50fa4b98df6b43ba18225e8c33fca878", 214, -316.465913697),
@@ -42,9 +42,9 @@ def make(part: str = "train") -> sciml.data.Dataset:
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}, got '{part}'")
     name, sha256, count, mean = PARTS[part]
-    local = sciml.data.find_local(f"mlearn/{SiEMENT}_{name}.npz", sha256)
+    local = sciml.data.find_local(f"mlearn/{ELEMENT}_{name}.npz", sha256)
     if local is None:
-        held = read(sciml.data.fetch(f"mlearn/{SiEMENT}_{name}.json", f"{URL}/{name}.json", None))
+        held = read(sciml.data.fetch(f"mlearn/{ELEMENT}_{name}.json", f"{URL}/{name}.json", None))
         if len(held["E"]) != count or abs(held["E"].mean() - mean) > 1e-6:
             raise sciml.data.DataError(
                 f"{URL}/{name}.json: {len(held['E'])} structures of mean energy {held['E'].mean()} eV, expected "
