@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -25,8 +26,8 @@ STEPS_AT_ONCE = 1000
 
 
 class Moving(NamedTuple):
-    """The state of a run: of n atoms, their velocities in angstrom/fs and forces in eV/angstrom, the energy in eV, where
-    the atoms were when their neighbours were found, and the most neighbours that one has had.
+    """The state of a run: of n atoms, their velocities in angstrom/fs and forces in eV/angstrom, the energy in eV,
+    where the atoms were when their neighbours were found, and the most neighbours that one has had.
     """
 
     structure: Structure
@@ -92,9 +93,9 @@ def dynamics(
     kind, n = structure.positions.dtype, structure.positions.shape[0]
     if key is None and (velocities is None or friction > 0):
         raise ValueError("dynamics: random velocities or forces need a key, such as key=jax.random.key(0)")
-    mass = _masses(structure, masses)
+    mass = atomic_masses_of(structure, masses)
     if velocities is None:
-        velocities = thermal_velocities(jax.random.fold_in(key, -1), structure, temperature, masses=masses)
+        velocities = thermal_velocities(jax.random.fold_in(key, 2**32 - 1), structure, temperature, masses=masses)
     if np.shape(velocities) != (n, 3):
         raise ValueError(f"dynamics: expected velocities of shape {(n, 3)}, got {np.shape(velocities)}")
     repeats = tuple(bool(p) for p in (pbc if pbc is not None else [np.any(np.asarray(structure.cell))] * 3))
@@ -120,7 +121,8 @@ def _check(steps, every, step, temperature, friction, cutoff, skin) -> None:
         raise ValueError(f"dynamics: steps must be a multiple of every, got {steps} and {every}")
 
 
-def _masses(structure, masses):
+def atomic_masses_of(structure: Structure, masses: Any) -> Array:
+    """The given masses, checked, or those of the elements; 1 where there is no atom."""
     species = np.asarray(structure.species)
     if masses is None:
         masses = np.where(species > 0, atomic_masses[species], 1.0)
@@ -136,7 +138,7 @@ def thermal_velocities(
     """Random velocities in angstrom/fs (Maxwell and Boltzmann's distribution) without momentum, and without angular
     momentum where there is no cell. Raises ValueError where masses do not fit.
     """
-    mass = _masses(structure, masses)[:, None]
+    mass = atomic_masses_of(structure, masses)[:, None]
     positions, there = jnp.asarray(structure.positions), jnp.asarray(structure.is_atom)[:, None]
     noise = jax.random.normal(key, positions.shape, positions.dtype)
     velocities = jnp.where(there, jnp.sqrt(units.kB * temperature * PER_MASS / mass) * noise, 0)
@@ -170,7 +172,7 @@ def _degrees_of_freedom(structure, mass, periodic, friction) -> int:
 
 def _with_places(find: Search, most: int) -> Search:
     """A search with room for a fifth more neighbours than there are, in steps of 4."""
-    return eqx.tree_at(lambda f: f.places, find, 4 * math.ceil((1.2 * most + 1) / 4))
+    return replace(find, places=4 * math.ceil((1.2 * most + 1) / 4))
 
 
 @eqx.filter_jit
@@ -181,7 +183,7 @@ def _find(find, structure):
 @eqx.filter_jit
 def _started(model, find, structure, velocities):
     listed, most = find(structure)
-    energy, forces = energy_and_forces(model, listed)
+    energy, forces, _ = energy_and_forces(model, listed)
     return Moving(listed, velocities, forces, energy, structure.positions, most)
 
 
@@ -246,7 +248,7 @@ def _step(model, find, rule, state, key):
         lambda s: (s, state.most, state.found_at),
         moved,
     )
-    energy, forces = energy_and_forces(model, fresh)
+    energy, forces, _ = energy_and_forces(model, fresh)
     # Once neighbours were missing, what follows means nothing: the number that was needed stays.
     most = jnp.where(state.most > find.places, state.most, jnp.maximum(state.most, most))
     return Moving(fresh, velocities + kick * forces, forces, energy, found_at, most)

@@ -14,7 +14,7 @@ class LennardJones(eqx.Module):
     - `epsilon`: the depth in eV; `sigma`: where the energy of a pair is 0, in angstroms.
     - `cutoff`: in angstroms. What a pair has there is subtracted, so that the energy is continuous and the force jumps.
     - `onset`: where it is given, nothing is subtracted and the energy goes to 0 between here and the cutoff, by a cubic
-      whose derivative is 0 at both (Mirsky's switch), so that the force is continuous too.
+      of r^2 whose derivative is 0 at both (as in ASE), so that the force is continuous too.
 
     The defaults are argon's (Rahman, Phys. Rev. 136, A405, 1964). Raises ValueError where a number is not positive, or
     the onset not below the cutoff.
@@ -44,8 +44,10 @@ class LennardJones(eqx.Module):
         if self.onset is None:
             energy = energy - self._pair(jnp.asarray(self.cutoff, r.dtype))
         else:
-            a, b = self.onset, self.cutoff
-            energy = energy * jnp.where(r < a, 1.0, (b - r) ** 2 * (b + 2 * r - 3 * a) / (b - a) ** 3)
+            a, b, square = self.onset**2, self.cutoff**2, r**2
+            energy = energy * jnp.where(
+                r < self.onset, 1.0, (b - square) ** 2 * (b + 2 * square - 3 * a) / (b - a) ** 3
+            )
         return 0.5 * jnp.sum(jnp.where(inside, energy, 0.0))
 
     def _pair(self, r):
