@@ -93,12 +93,16 @@ def dynamics(
     kind, n = structure.positions.dtype, structure.positions.shape[0]
     if key is None and (velocities is None or friction > 0):
         raise ValueError("dynamics: random velocities or forces need a key, such as key=jax.random.key(0)")
+    # Where nothing is random, any key will do.
+    key = jax.random.key(0) if key is None else key
     mass = atomic_masses_of(structure, masses)
     if velocities is None:
         velocities = thermal_velocities(jax.random.fold_in(key, 2**32 - 1), structure, temperature, masses=masses)
     if np.shape(velocities) != (n, 3):
         raise ValueError(f"dynamics: expected velocities of shape {(n, 3)}, got {np.shape(velocities)}")
-    repeats = tuple(bool(p) for p in (pbc if pbc is not None else [np.any(np.asarray(structure.cell))] * 3))
+    periodic = bool(np.any(np.asarray(structure.cell)))
+    x, y, z = (periodic,) * 3 if pbc is None else pbc
+    repeats = bool(x), bool(y), bool(z)
     rule = Rule(mass, step, units.kB * temperature, friction, skin)
     find = search(float(cutoff + skin), 1, np.asarray(structure.cell, float), repeats)
     find = _with_places(find, int(_find(find, structure)[1]))
@@ -192,7 +196,6 @@ def _run(model, find, rule, state, frames, every, key, progress):
     pieces = math.ceil(frames * every / STEPS_AT_ONCE)
     length = math.ceil(frames / pieces)
     stored, recompiled, done = [jax.tree.map(lambda a: np.asarray(a)[None], _frame(state))], 0, 0
-    key = jax.random.key(0) if key is None else key
     with bars(progress, transient=True) as begin:
         advance = begin("dynamics", frames * every)
         try:
