@@ -6,6 +6,8 @@ from ._batches import structure as structure
 from ._batches import structures as structures
 from ._dispersion import D3 as D3
 from ._dispersion import d3 as d3
+from ._dynamics import dynamics as dynamics
+from ._dynamics import thermal_velocities as thermal_velocities
 from ._egnn import EGNN as EGNN
 from ._electrostatics import ChargeHead as ChargeHead
 from ._electrostatics import Coulomb as Coulomb
@@ -30,14 +32,15 @@ from ._frames import split as split
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
 from ._nequip import NequIP as NequIP
-from ._oracle import DFT as DFT
-from ._oracle import XTB as XTB
 from ._oracle import Arrangement as Arrangement
+from ._oracle import DFT as DFT
 from ._oracle import FromASE as FromASE
 from ._oracle import OracleError as OracleError
 from ._oracle import OracleWarning as OracleWarning
+from ._oracle import XTB as XTB
 from ._oracle import labelled as labelled
 from ._painn import PaiNN as PaiNN
+from ._pair import LennardJones as LennardJones
 from ._predict import errors as errors
 from ._predict import minus as minus
 from ._predict import predicted as predicted
