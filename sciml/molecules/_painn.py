@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..nn._layers import require_positive
+from ..nn._layers import require_positive, require_scale
 from ._layers import Linear, Perceptron, Species
 from ._radial import bessel_basis, polynomial_cutoff
 from ._structure import Structure, edges, to_neighbours
@@ -16,6 +16,9 @@ from ._structure import Structure, edges, to_neighbours
 class PaiNN(eqx.Module):
     """The energy of a structure in eV, called as `model(structure)`: a sum over atoms, invariant under motions and
     reflections, smooth at the cutoff.
+
+    - `width`: scalars, and vectors, of each atom; `layers`: of messages; `radial`: functions of the distance.
+    - `neighbours`: about how many an atom has, by the root of which sums over them are divided.
 
     Atoms of species that are not among `species` make it NaN; `model.species.check` raises for them.
 
@@ -31,6 +34,7 @@ class PaiNN(eqx.Module):
     readout: Perceptron
     cutoff: float = eqx.field(static=True)
     radial: int = eqx.field(static=True)
+    neighbours: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -40,11 +44,11 @@ class PaiNN(eqx.Module):
         width: int = 64,
         layers: int = 3,
         radial: int = 20,
+        neighbours: float = 10.0,
         key: Array,
     ):
         require_positive("PaiNN", width=width, layers=layers, radial=radial)
-        if not cutoff > 0:
-            raise ValueError(f"PaiNN: the cutoff must be positive, got {cutoff}")
+        require_scale("PaiNN", cutoff=cutoff, neighbours=neighbours)
         keys = iter(jax.random.split(key, 2 + 4 * layers))
         f = width
         self.species = Species(species)
@@ -57,7 +61,7 @@ class PaiNN(eqx.Module):
         self.mixings = [Linear(f, 2 * f, bias=False, key=next(keys)) for _ in sizes]
         self.updates = [Perceptron(2 * f, f, 3 * f, key=next(keys)) for _ in sizes]
         self.readout = Perceptron(f, max(1, f // 2), 1, key=next(keys))
-        self.cutoff, self.radial = float(cutoff), radial
+        self.cutoff, self.radial, self.neighbours = float(cutoff), radial, float(neighbours)
 
     def __call__(self, structure: Structure) -> Float[Array, ""]:
         scalars, _ = self.features(structure)
@@ -69,7 +73,7 @@ class PaiNN(eqx.Module):
         between = edges(structure)
         envelope = polynomial_cutoff(between.distances, self.cutoff)[..., None]
         waves = bessel_basis(between.distances, self.radial, self.cutoff)
-        basis = jnp.concatenate([waves, jnp.ones_like(envelope)], axis=-1) * envelope
+        basis = jnp.concatenate([waves, jnp.ones_like(envelope)], axis=-1) * envelope / self.neighbours**0.5
         directions = between.vectors / between.distances[..., None]
         scalars = self.species.values(structure.species, self.embedding)
         vectors = None
