@@ -24,7 +24,7 @@ SPECIES = (1, 6, 8)
 
 
 def problem(
-    steps: int = 60_000, width: int = 64, layers: int = 3, batch: int = 5, rate: float = 4e-3, seed: int = 0
+    steps: int = 40_000, width: int = 64, layers: int = 3, batch: int = 5, rate: float = 4e-3, seed: int = 0
 ) -> sciml.Problem:
     """steps: of training; width, layers: of PaiNN; batch: structures of a step; rate: the largest step size of Adam;
     seed: of network and batches."""

@@ -47,5 +47,6 @@ def _parity(panel, true, found, colour, name, unit) -> None:
 
 def _histogram(panel, errors, colour, name, unit) -> None:
     panel.hist(errors, bins=60, color=colour, log=True)
+    panel.locator_params(axis="x", nbins=4)
     panel.set(xlabel=f"error of {name} ({unit})", ylabel="count")
     panel.set_title(f"mean absolute error {np.abs(errors).mean():.3g} {unit}", fontsize=9)
