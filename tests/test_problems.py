@@ -28,7 +28,23 @@ OPERATORS: dict[str, dict] = {
     "era5_t2m": {},
     "poisson_mesh": {"samples": 24, "tests": 8, "width": 8},
 }
-PUBLIC = ("darcy_small", "era5_t2m", "lynx_hare", "pendulum", "double_pendulum", "pharmacokinetics", "hopper")
+# Potentials of atoms.
+MOLECULES: dict[str, dict] = {
+    "lennard_jones": {"samples": 8, "width": 4, "moved": 20},
+    "ethanol": {"width": 4, "layers": 1},
+    "silicon": {"width": 4, "layers": 1},
+}
+PUBLIC = (
+    "ethanol",
+    "silicon",
+    "darcy_small",
+    "era5_t2m",
+    "lynx_hare",
+    "pendulum",
+    "double_pendulum",
+    "pharmacokinetics",
+    "hopper",
+)
 # Differential equations in time, with settings that take seconds.
 ODES: dict[str, dict] = {
     "lynx_hare": {},
@@ -55,11 +71,11 @@ QUICK = {
     "poisson_5d": 1e-10,
     "l_shape": 1e-6,
 }
-NAMES = [name for name in sciml.problems() if name not in (*OPERATORS, *ODES, *OTHERS)]
+NAMES = [name for name in sciml.problems() if name not in (*OPERATORS, *ODES, *MOLECULES, *OTHERS)]
 
 
 def test_all_problems_are_there():
-    assert set(OPERATORS) | set(ODES) | set(OTHERS) <= set(sciml.problems())
+    assert set(OPERATORS) | set(ODES) | set(MOLECULES) | set(OTHERS) <= set(sciml.problems())
     assert set(NAMES) == set(
         "burgers poisson heat wave helmholtz poisson_holes burgers_inverse convection reaction reaction_diffusion "
         "sine_gordon schrodinger allen_cahn kdv kuramoto_sivashinsky kovasznay taylor_green beltrami lid_driven "
@@ -82,12 +98,12 @@ def test_the_quick_third_of_the_table(name):
     assert solution.error()["relative_l2"] < QUICK[name]
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_learns_in_two_steps(name):
+@pytest.mark.parametrize("name", [*OPERATORS, *MOLECULES])
+def test_an_operator_or_potential_learns_in_two_steps(name):
     """The loss of a batch falls, and the baselines have the metrics of the model."""
     if name in PUBLIC and "SCIML_DATA" not in os.environ:
         pytest.skip("needs public data: set SCIML_DATA")
-    made = sciml.problem(name, **OPERATORS[name])
+    made = sciml.problem(name, **(OPERATORS | MOLECULES)[name])
     batch = made.data(jax.random.key(0)) if callable(made.data) else next(iter(made.data))
     model, history = sciml.fit(made.model, made.loss, [batch], optax.adam(1e-3), steps=3, every=1, report=None)
     assert history["loss"].values[-1] < history["loss"].values[0]
