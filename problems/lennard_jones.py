@@ -1,10 +1,10 @@
 """Argon: a network learns the Lennard-Jones potential from periodic crystals that are strained and shaken.
 
 Energies, forces and stress of 32 atoms are exact, in double precision, so that errors are those of the network:
-`force_mae` and `force_rmse` over components in eV per angstrom (of forces of some hundredths), `energy_mae_atom` in eV per
-atom, `stress_mae` in eV per cubic angstrom. `drift` is how fast the total energy leaves its start in 5 ps of molecular
-dynamics at constant energy with the learned potential, from 60 K, in eV per atom and ps; `drift_exact` that of the
-Lennard-Jones potential itself. Nothing is downloaded. Baseline: no forces at all (`mean`).
+`force_mae` and `force_rmse` over components in eV per angstrom (of forces of some hundredths), `energy_mae_atom` in eV
+per atom, `stress_mae` in eV per cubic angstrom. `drift` is how fast the total energy leaves its start in 5 ps of
+molecular dynamics at constant energy with the learned potential, from 60 K, in eV per atom and ps; `drift_exact` that
+of the Lennard-Jones potential itself. Nothing is downloaded. Baseline: no forces at all (`mean`).
 """
 
 import jax

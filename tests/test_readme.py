@@ -10,6 +10,9 @@ import h5py
 import jax
 import numpy as np
 import pytest
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 
 import sciml
 from sciml._problem import make_dataset
@@ -75,6 +78,21 @@ def test_equations_are_fitted_to_a_table(blocks):
     # Without the priors of Stan's case study, within two of its deviations.
     assert float(found["alpha"]) == pytest.approx(0.545, abs=0.13)
     assert names["errors"]["alpha"] == pytest.approx(0.065, rel=0.5)
+
+
+def test_potential_is_fitted_to_a_file(blocks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frames = []
+    for number in range(20):
+        atoms = molecule("CH3CH2OH")
+        atoms.rattle(0.05, seed=number)
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0 * number, forces=np.ones((9, 3)))
+        frames.append(atoms)
+    write("frames.xyz", frames)
+    source = blocks[5].replace("900", "16").replace("steps=5000", "steps=2, report=None")
+    names: dict = {}
+    exec(source, names)
+    assert names["history"].attrs["stopped"] == "steps" and len(names["test"]) == 4
 
 
 def test_recipe_of_ones_own_is_made(checkout, tmp_path):
