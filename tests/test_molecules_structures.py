@@ -232,8 +232,39 @@ def test_a_potential_learns_the_forces_of_another():
     data = mixed(60)
     model = molecules.PaiNN([18], 5.0, width=16, layers=1, radial=8, key=KEY)
     stream = molecules.batches(data, 5.0, 20, buckets=1)
-    model, history = sciml.fit(model, molecules.potential_misfit(), stream, optax.adam(1e-2), steps=150, report=None)
-    assert float(history["forces"][-1]) < 0.25 * float(history["forces"][0])
+    loss = molecules.potential_misfit(energy=5.0, forces=5.0)
+    model, _ = sciml.fit(model, loss, stream, optax.adam(1e-2), steps=300, report=None)
+    found = molecules.errors(data, molecules.predicted(model, data, 5.0))
+    assert found["force_rmse"] < 0.25 * np.sqrt(np.mean(data.atom_labels["forces"] ** 2))
+
+
+def test_labels_by_a_potential_and_what_is_left_of_others():
+    data = mixed(6)
+    exact = molecules.LennardJones(epsilon=1.0, sigma=0.8, cutoff=5.0, onset=4.0)
+    with sciml.double_precision():
+        found = molecules.predicted(exact, data, 5.0, size=4, buckets=2)
+    for i, atoms in enumerate(data.to_atoms()):
+        atoms.calc = LennardJones(sigma=0.8, rc=5.0, ro=4.0, smooth=True)
+        np.testing.assert_allclose(found.labels["energy"][i], atoms.get_potential_energy(), rtol=1e-10)
+        np.testing.assert_allclose(found.atom_labels["forces"][found.atoms_of(i)], atoms.get_forces(), atol=1e-9)
+    left = molecules.minus(found, found)
+    assert not left.labels["energy"].any() and not left.atom_labels["forces"].any()
+    shifted = found.with_labels({"energy": found.labels["energy"] + 2.0})
+    expected = {"energy_mae": 2.0, "energy_mae_atom": np.mean(2 / data.counts), "force_mae": 0.0, "force_rmse": 0.0}
+    assert molecules.errors(found, shifted) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="not the same"):
+        molecules.minus(found, found[:3])
+    with pytest.raises(ValueError, match="no label is in both"):
+        molecules.minus(found, molecules.frames(data.positions, data.species, counts=data.counts))
+
+
+def test_errors_of_a_figure_are_said():
+    figure = molecules.parity_figure({"energy": ([1.0, np.nan, 3.0], [1.5, 2.0, 3.5], "eV")})
+    assert "0.5 eV" in figure.axes[1].get_title()
+    with pytest.raises(ValueError, match="shapes"):
+        molecules.parity_figure({"energy": ([1.0], [1.0, 2.0], "eV")})
+    with pytest.raises(ValueError, match="no value"):
+        molecules.parity_figure({"energy": ([np.nan], [1.0], "eV")})
 
 
 def test_unknown_species_are_refused_or_give_nan():
