@@ -30,12 +30,12 @@ from ._frames import split as split
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
 from ._nequip import NequIP as NequIP
-from ._oracle import Arrangement as Arrangement
 from ._oracle import DFT as DFT
+from ._oracle import XTB as XTB
+from ._oracle import Arrangement as Arrangement
 from ._oracle import FromASE as FromASE
 from ._oracle import OracleError as OracleError
 from ._oracle import OracleWarning as OracleWarning
-from ._oracle import XTB as XTB
 from ._oracle import labelled as labelled
 from ._painn import PaiNN as PaiNN
 from ._properties import UniformField as UniformField
