@@ -62,7 +62,7 @@ def test_padding_is_invisible_and_far_atoms_count():
 
 def test_bad_input():
     model = one_reference()
-    with pytest.raises(ValueError, match="D3: knows the species"):
+    with pytest.raises(ValueError, match="D3 knows the elements"):
         model(structure([[0, 0, 0], [0, 0, 1.1]], [1, 8]))
     with pytest.raises(ValueError, match="periodic"):
         model(structure([[0, 0, 0]], [6], 2.9 * np.eye(3)))

@@ -48,6 +48,13 @@ def test_neighbours_are_those_of_brute_force_in_a_cell_smaller_than_the_cutoff(p
     np.testing.assert_array_equal(found.reverse[j, back], place)
 
 
+@pytest.mark.parametrize("cutoff", [20.0, 1e4])
+def test_within_a_long_cutoff_all_atoms_of_a_molecule_are_neighbours(cutoff):
+    found = molecules.neighbour_list(np.random.default_rng(0).uniform(size=(4, 3)) * 10 - 100, cutoff)
+    assert found.is_edge.shape == (4, 3) and found.is_edge.all()
+    assert molecules.neighbour_list(np.zeros((0, 3)), cutoff).is_edge.shape == (0, 0)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -272,4 +279,6 @@ def test_unknown_species_are_refused_or_give_nan():
     with pytest.raises(ValueError, match="knows the elements"):
         model.species.check(np.array([11, 3]))
     other = eqx.tree_at(lambda s: s.species, one, jnp.array([11, 3]))
-    assert jnp.isnan(model(other))
+    with pytest.raises(ValueError, match="knows the elements"):
+        model(other)
+    assert jnp.isnan(jax.jit(model)(other))

@@ -104,41 +104,37 @@ def term(request):
     return TERMS[request.param]()
 
 
-def forces(model, s):
-    return jax.jit(jax.grad(lambda p: -model(eqx.tree_at(lambda s: s.positions, s, p))))(s.positions)
+def derived(model, s):
+    """The energy and its gradient by everything in the structure."""
+    return eqx.filter_jit(eqx.filter_value_and_grad(lambda s: model(s)))(s)
 
 
 def test_forces_are_finite_differences_of_the_energy(term):
     model, s = term
     energy = jax.jit(lambda p: model(eqx.tree_at(lambda s: s.positions, s, p)))
-    found, step = forces(model, s), 1e-4
+    found, step = -derived(model, s)[1].positions, 1e-4
     for atom, axis in ((0, 2), (1, 1), (2, 0)):
         up, down = (energy(s.positions.at[atom, axis].add(d)) for d in (step, -step))
         scale = max(1.0, abs(float(found[atom, axis])))
         assert abs(-(up - down) / (2 * step) - found[atom, axis]) < 1e-5 * scale
 
 
-def test_padding_is_invisible(term):
-    model, s = term
-    more = padded(s)
-    assert float(model(more)) == pytest.approx(float(model(s)), rel=1e-13, abs=1e-13)
-    found = forces(model, more)
-    np.testing.assert_allclose(found[: len(s.species)], forces(model, s), rtol=1e-11, atol=1e-11)
-    assert not np.any(found[len(s.species) :])
-
-
-def test_gradients_of_padding_are_finite_in_every_leaf(term):
+def test_padding_is_invisible_and_no_gradient_of_it_is_nan(term):
     """Of the structure's own arrays too: a NaN there would spread through a batch."""
     model, s = term
-    gradient = eqx.filter_grad(lambda s: model(s))(padded(s))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    (energy, slope), (other, more) = derived(model, s), derived(model, padded(s))
+    assert float(other) == pytest.approx(float(energy), rel=1e-13, abs=1e-13)
+    np.testing.assert_allclose(more.positions[: len(s.species)], slope.positions, rtol=1e-11, atol=1e-11)
+    assert not np.any(more.positions[len(s.species) :])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(more))
 
 
 def test_a_batch_gives_what_each_structure_gives(term):
     model, s = term
     moved = eqx.tree_at(lambda s: s.positions, s, s.positions.at[0, 0].add(0.05))
     batch = jax.tree.map(jnp.asarray, molecules.stack([s, moved]))
-    expected = [float(model(s)), float(model(moved))]
+    energy = jax.jit(lambda s: model(s))
+    expected = [float(energy(s)), float(energy(moved))]
     np.testing.assert_allclose(jax.jit(jax.vmap(model))(batch), expected, rtol=1e-12, atol=1e-13)
 
 
@@ -147,9 +143,10 @@ def test_energies_turn_and_move_with_the_molecule(term):
     if isinstance(model, molecules.UniformField):
         pytest.skip("a field has a direction")
     turn = Rotation.from_rotvec([0.3, -1.1, 0.7]).as_matrix()
+    energy = jax.jit(lambda s: model(s))
     for matrix in (turn, -turn):
         other = eqx.tree_at(lambda s: (s.positions, s.cell), s, (s.positions @ matrix.T + 3.0, s.cell @ matrix.T))
-        assert float(model(other)) == pytest.approx(float(model(s)), rel=1e-10, abs=1e-13)
+        assert float(energy(other)) == pytest.approx(float(energy(s)), rel=1e-10, abs=1e-13)
 
 
 # Sums, and what a sum is made of.
@@ -199,7 +196,7 @@ def test_reference_energies_are_trained_where_asked():
 
 def test_reference_energies_of_unknown_species():
     model = molecules.reference_energies({1: -13.0})
-    with pytest.raises(ValueError, match=r"knows the species \[1\] only"):
+    with pytest.raises(ValueError, match=r"ReferenceEnergies knows the elements \(1,\), the structure has \(8,\) too"):
         model(water())
     assert np.isnan(jax.jit(lambda s: model(s))(water()))
 
@@ -250,7 +247,7 @@ def test_repulsion_ends_smoothly_where_bonds_begin():
     energy = lambda r: model(eqx.tree_at(lambda s: s.positions, s, s.positions.at[1, 2].set(r)))  # noqa: E731
     end = 0.76 + 0.66  # Cordero et al., Dalton Trans. 2832, 2008, in angstroms
     assert float(energy(end + 1e-9)) == 0 and float(energy(end - 0.1)) > 0
-    slope, curvature = jax.grad(energy), jax.grad(jax.grad(energy))
+    slope, curvature = jax.jit(jax.grad(energy)), jax.jit(jax.grad(jax.grad(energy)))
     assert abs(float(slope(end - 1e-5))) < 1e-5 and abs(float(curvature(end - 1e-5))) < 0.1
 
 
@@ -274,7 +271,7 @@ def test_charges_sum_to_that_of_the_structure():
 
 
 def test_charges_of_unknown_species():
-    with pytest.raises(ValueError, match="charges: knows the species"):
+    with pytest.raises(ValueError, match="SpeciesCharges knows the elements"):
         IONS(water())
 
 
@@ -308,13 +305,12 @@ LATTICES = {
 }
 
 
-@pytest.mark.parametrize("lattice", LATTICES)
-@pytest.mark.parametrize("cutoff", [5.0, 9.0])
+@pytest.mark.parametrize("lattice, cutoff", [("NaCl", 5.0), ("NaCl", 9.0), ("CsCl", 5.0), ("ZnS", 5.0)])
 def test_madelung_constants_whatever_the_splitting(lattice, cutoff):
     cell, place, nearest, madelung = LATTICES[lattice]
     length = 5.0
     s = structure(np.array([[0, 0, 0], place]) * length, [11, 17], cutoff, cell * length)
-    energy = float(molecules.ewald(IONS, cell * length, cutoff, 1e-12)(s))
+    energy = float(eqx.filter_jit(molecules.ewald(IONS, cell * length, cutoff, 1e-12))(s))
     assert energy == pytest.approx(-madelung * K / (nearest * length), rel=1e-10)
 
 
@@ -323,7 +319,7 @@ def test_the_accuracy_of_ewald_is_that_asked():
     exact = None
     for accuracy in (1e-12, 1e-6, 1e-4):
         model = molecules.ewald(IONS, cell, 6.0, accuracy)
-        energy = float(model(structure(positions, species, 6.0, cell)))
+        energy = float(eqx.filter_jit(model)(structure(positions, species, 6.0, cell)))
         exact = energy if exact is None else exact
         assert abs(energy - exact) < 10 * accuracy * abs(exact)
 
@@ -331,12 +327,12 @@ def test_the_accuracy_of_ewald_is_that_asked():
 def test_stress_of_ewald_is_a_finite_difference_and_its_trace_the_energy():
     model, s = ewald_of_salt()
     energy = jax.jit(lambda e: model(strained(s, e)))
-    found, step = jax.grad(energy)(jnp.zeros((3, 3))), 1e-4
+    found, step = jax.jit(jax.grad(energy))(jnp.zeros((3, 3))), 1e-4
     for a, b in ((0, 0), (1, 2), (0, 2)):
         e = jnp.zeros((3, 3)).at[a, b].add(step / 2).at[b, a].add(step / 2)
         assert abs((energy(e) - energy(-e)) / (2 * step) - found[a, b]) < 1e-5
     # The energy is homogeneous of degree -1 in lengths.
-    assert float(jnp.trace(found)) == pytest.approx(-float(model(s)), rel=1e-6)
+    assert float(jnp.trace(found)) == pytest.approx(-float(energy(jnp.zeros((3, 3)))), rel=1e-6)
 
 
 def test_a_charged_cell_has_the_energy_of_a_wigner_crystal():
@@ -345,7 +341,7 @@ def test_a_charged_cell_has_the_energy_of_a_wigner_crystal():
     """
     cell, one = 4.0 * CUBE, molecules.species_charges({11: 1.0})
     s = structure([[0.3, 0.2, 0.1]], [11], 7.0, cell, charge=1.0)
-    energy = float(molecules.ewald(one, cell, 7.0, 1e-12, background=True)(s))
+    energy = float(eqx.filter_jit(molecules.ewald(one, cell, 7.0, 1e-12, background=True))(s))
     assert energy == pytest.approx(-2.837297479480 * K / (2 * 4.0), rel=1e-9)
     without = molecules.ewald(one, cell, 7.0, 1e-12)
     with pytest.raises(ValueError, match="do not sum to 0"):
@@ -394,13 +390,17 @@ def test_derivatives_by_the_field_are_the_dipole_and_the_polarisability():
     random = np.random.default_rng(1)
     mu, b = jnp.asarray(random.standard_normal(3)), random.standard_normal((3, 3))
     alpha, field = jnp.asarray(b + b.T), jnp.asarray([0.1, -0.2, 0.3])
-    np.testing.assert_allclose(-jax.grad(molecules.field_energy)(field, mu, alpha), mu + alpha @ field, rtol=1e-12)
-    np.testing.assert_allclose(-jax.hessian(molecules.field_energy)(field, mu, alpha), alpha, rtol=1e-12)
+    np.testing.assert_allclose(
+        -jax.jit(jax.grad(molecules.field_energy))(field, mu, alpha), mu + alpha @ field, rtol=1e-12
+    )
+    np.testing.assert_allclose(-jax.jit(jax.hessian(molecules.field_energy))(field, mu, alpha), alpha, rtol=1e-12)
 
 
 def test_a_field_pulls_charges():
     model = molecules.uniform_field([0.0, 0.0, 2.0], lambda s: molecules.dipole(s, CHARGES(s)))
-    np.testing.assert_allclose(forces(model, water()), np.outer([-0.8, 0.4, 0.4], [0, 0, 2.0]), atol=1e-12)
+    np.testing.assert_allclose(
+        -derived(model, water())[1].positions, np.outer([-0.8, 0.4, 0.4], [0, 0, 2.0]), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("field", [[1.0, 0.0], [np.nan, 0, 0], 1.0])

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._layers import Species
 from ._structure import Structure
-from ._terms import BOHR, HARTREE, all_pairs, by_species
+from ._terms import BOHR, HARTREE, all_pairs
 
 # Grimme, Antony, Ehrlich & Krieg, JCP 132, 154104, 2010, eqs. 15 and 16: k1 and k3.
 STEEPNESS, SHARPNESS = 16.0, 4.0
@@ -43,14 +44,18 @@ class D3(eqx.Module):
         r = r / BOHR
         c6 = self._c6(structure, r, is_pair)
         # C8 / C6 = 3 q q'. What is no atom has 1, whose root has a derivative.
-        q = jnp.where(structure.is_atom, by_species(structure, self.species, jnp.asarray(self.moments), "D3"), 1.0)
+        q = jnp.where(structure.is_atom, self._of_atoms(structure, self.moments), 1.0)
         ratio = 3 * q[:, None] * q
         damping = self.a1 * jnp.sqrt(ratio) + self.a2
         pairs = self.s6 / (r**6 + damping**6) + self.s8 * ratio / (r**8 + damping**8)
         return -0.5 * HARTREE * jnp.sum(jnp.where(is_pair, c6 * pairs, 0.0))
 
+    def _of_atoms(self, structure, values):
+        table = jnp.asarray(values, structure.positions.dtype)
+        return Species(self.species).values(structure.species, table, "D3")
+
     def _c6(self, structure, r, is_pair):
-        radii = by_species(structure, self.species, jnp.asarray(self.radii), "D3")
+        radii = self._of_atoms(structure, self.radii)
         bonds = jax.nn.sigmoid(STEEPNESS * ((radii[:, None] + radii) / r - 1))
         number = jnp.sum(jnp.where(is_pair, bonds, 0.0), axis=1)
         kind = jnp.argmax(structure.species[:, None] == jnp.asarray(self.species), axis=1)

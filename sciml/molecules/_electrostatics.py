@@ -12,9 +12,10 @@ import numpy as np
 from jax.scipy.special import erf, erfc
 from jaxtyping import Array, Float, Int
 
+from ._layers import Species
 from ._neighbours import checked_cell
 from ._structure import Structure, edges, to_neighbours, volume
-from ._terms import COULOMB, all_pairs, by_species, checked_table, where_valid
+from ._terms import COULOMB, all_pairs, checked_table, where_valid
 
 # Charges whose sum is further from zero are no neutral cell.
 NEUTRAL = 1e-4
@@ -37,7 +38,8 @@ class SpeciesCharges(eqx.Module):
 
     def __call__(self, structure: Structure) -> Float[Array, "n"]:
         """In elementary charges, and not made to sum to the structure's."""
-        return by_species(structure, self.species, jnp.asarray(self.charges), "charges")
+        table = jnp.asarray(self.charges, structure.positions.dtype)
+        return Species(self.species).values(structure.species, table, "SpeciesCharges")
 
 
 def species_charges(charges: Mapping[int, float]) -> SpeciesCharges:

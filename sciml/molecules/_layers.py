@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 
@@ -29,19 +30,25 @@ class Species(eqx.Module):
         table[list(self.numbers)] = np.arange(len(self.numbers))
         return jnp.asarray(table)[species]
 
-    def values(self, species: Int[Array, " n"], table: Float[Array, "s *c"]) -> Float[Array, "n *c"]:
-        """The row of each atom in a table of one row by species: 0 for padding, NaN for species not known."""
+    def values(
+        self, species: Int[Array, " n"], table: Float[Array, "s *c"], name: str = "the model"
+    ) -> Float[Array, "n *c"]:
+        """The row of each atom in a table of one row by species, 0 for padding. Raises ValueError for species not
+        known; inside `jit` they have NaN.
+        """
+        if not isinstance(species, Tracer):
+            self.check(np.asarray(species), name)
         rows = self.rows(species)
         known = jnp.where(rows < len(self), 1.0, jnp.where(species == 0, 0.0, jnp.nan))
         known = known.reshape(*known.shape, *(1,) * (table.ndim - 1)).astype(table.dtype)
         found = jnp.take(table, jnp.minimum(rows, len(self) - 1), axis=0)
         return jnp.where(known == 0, 0, found * jnp.where(known == 0, 1, known))
 
-    def check(self, species: np.ndarray) -> None:
+    def check(self, species: np.ndarray, name: str = "the model") -> None:
         """Raises ValueError for an element that is not known, on arrays (not in compiled functions)."""
         unknown = sorted(set(np.unique(species).tolist()) - {0, *self.numbers})
         if unknown:
-            raise ValueError(f"the model knows the elements {self.numbers}, the structure has {tuple(unknown)} too")
+            raise ValueError(f"{name} knows the elements {self.numbers}, the structure has {tuple(unknown)} too")
 
 
 class Linear(eqx.Module):

@@ -73,8 +73,11 @@ def _pairs(positions, cutoff, box, pbc):
         from vesin import NeighborList
     except ImportError as error:
         raise ImportError("neighbour lists need vesin: pip install vesin") from error
+    if not any(pbc):
+        # vesin takes time in proportion to the cutoff cubed, however few atoms there are.
+        cutoff = min(cutoff, 1 + float(np.linalg.norm(np.ptp(positions, axis=0)))) if len(positions) else cutoff
     search = NeighborList(cutoff=cutoff, full_list=True)
-    # vesin wants a cell with volume even where nothing is periodic.
+    # It wants a cell with volume even where nothing is periodic.
     found = search.compute(positions, box if any(pbc) else np.eye(3), list(pbc), "ijSd")
     i, j, shift, distance = (np.asarray(a) for a in found)
     return i.astype(int), j.astype(int), shift.astype(int), distance

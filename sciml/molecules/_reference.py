@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._layers import Species
 from ._structure import Structure
-from ._terms import by_species, checked_table
+from ._terms import checked_table
 
 
 class ReferenceEnergies(eqx.Module):
@@ -27,8 +28,8 @@ class ReferenceEnergies(eqx.Module):
 
     def __call__(self, structure: Structure) -> Float[Array, ""]:
         """In eV. Raises ValueError where a species is unknown; inside `jit` the energy is NaN then."""
-        dtype = structure.positions.dtype
-        return jnp.sum(by_species(structure, self.species, jnp.asarray(self.energies, dtype), "reference energies"))
+        table = jnp.asarray(self.energies, structure.positions.dtype)
+        return jnp.sum(Species(self.species).values(structure.species, table, "ReferenceEnergies"))
 
     def trainable(self) -> "ReferenceEnergies":
         """The same energies, which training changes."""

@@ -1,4 +1,4 @@
-"""What terms of an energy share: their sum, energies where they are defined, tables by species, pairs of atoms."""
+"""What terms of an energy share: their sum, energies where they are defined, checked tables, pairs of atoms."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -47,15 +47,6 @@ def where_valid(values: Array, valid: Bool[Array, ""], message: str) -> Array:
     if not isinstance(valid, Tracer) and not bool(valid):
         raise ValueError(message)
     return jnp.where(valid, values, jnp.nan)
-
-
-def by_species(structure: Structure, kinds: tuple[int, ...], values: Float[Array, "s"], name: str) -> Float[Array, "n"]:
-    """What each atom has by its species, 0 where there is no atom."""
-    same = structure.species[:, None] == jnp.asarray(kinds)
-    known = jnp.all(jnp.any(same, axis=1) | ~structure.is_atom)
-    found = same.astype(structure.positions.dtype) @ jnp.asarray(values, structure.positions.dtype)
-    message = f"{name}: knows the species {list(kinds)} only; the structure has others, which need values too"
-    return where_valid(found, known, message)
 
 
 def checked_table(table: Mapping[int, float], name: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
