@@ -35,7 +35,15 @@ FETCHED = {
     "hopper": {},
     "pendulum": {},
     "double_pendulum": {},
+    "ethanol": {},
+    "methanol": {"part": "test"},
+    "silicon": {"part": "test"},
+    "molybdenum": {"part": "test"},
+    "qm7": {},
+    "freesolv": {},
 }
+# Made by quantum chemistry; see test_molecules_oracle.
+LABELLED = {"ethanol_xtb"}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +58,7 @@ def order(errors: list[float], ratio: float = 2.0) -> float:
 
 
 def test_cards_are_complete():
-    assert set(datasets()) == set(SMALL) | set(FETCHED)
+    assert set(datasets()) == set(SMALL) | set(FETCHED) | LABELLED
     for name, path in datasets().items():
         card = read_card(path, "make")
         assert card.title.endswith(".") and card.name == name
@@ -99,6 +107,7 @@ def test_equations_are_a_pde_of_the_variables(name):
         ("shallow_water", {"dtype": "int32"}),
         ("darcy_small", {"part": "all"}),
         ("cmip6_air_temperature", {"model": "CESM2"}),
+        ("ethanol", {"part": "all"}),
     ],
 )
 def test_bad_settings(name, settings):
@@ -395,6 +404,7 @@ def test_fetched_data_sets(name, tmp_path, monkeypatch):
     shapes = {"darcy_small": 50, "era5_t2m": 744, "cmip6_air_temperature": 804, "ostia": 54}
     shapes |= {"a1b_air_temperature": 240, "lynx_hare": 21, "phenobarbital": 744, "hopper": 200}
     shapes |= {"pendulum": 556, "double_pendulum": 1520}
+    shapes |= {"ethanol": 1000, "methanol": 145, "silicon": 25, "molybdenum": 23, "qm7": 7101, "freesolv": 642}
     array = next(iter(found.arrays.values()))
     assert array.shape[0] == shapes[name]
     values = array.read()

@@ -32,7 +32,7 @@ from sciml.pde._march import Plan, _waves, initial_groups, march
 
 ROD = Box(t=(0, 1), x=(-1, 1))
 KEY = jax.random.key(0)
-UNLIMITED = _direct.Until(np.inf, np.inf)
+UNLIMITED = _direct.Until(np.inf, np.inf, np.inf)
 
 
 def reaction(**keywords):
@@ -199,7 +199,7 @@ def test_solutions_in_windows_get_better_while_there_is_time():
         found = list(itertools.islice(_direct._marched(pde, KEY, UNLIMITED), 2))
         assert [f.method.split(" windows")[0] for f in found] == ["least squares in 8"] * 2
         assert all(f.fit.residual < 1e-4 for f in found)
-        assert list(_direct._marched(pde, KEY, _direct.Until(0.0, 0.0))) == []
+        assert list(_direct._marched(pde, KEY, _direct.Until(0.0, 0.0, 0.0))) == []
 
 
 @pytest.mark.parametrize("residual, ladder", [(0.4, _direct.LONG_LADDER), (0.2, _direct.WAVES_LADDER)])

@@ -16,13 +16,14 @@ def cache_folder() -> Path:
     return base / "data"
 
 
-def fetch(path: str, url: str, sha256: str, *, member: str | None = None) -> Path:
+def fetch(path: str, url: str, sha256: str | None, *, member: str | None = None) -> Path:
     """A public file on this machine.
 
     It is looked for at `$SCIML_DATA/path` (a local mirror, whose SHA-256 must agree), then in the cache; otherwise it
     is downloaded there from `url` and verified. With `member`, `url` is a zip archive (a wheel is one), the file
     is that member of it, and the archive stays in the cache for other members. Where only an MD5 sum is published,
-    `sha256` may be that, as `md5:...`.
+    `sha256` may be that, as `md5:...`; where no sum is known, None: the file is taken as it is, and the caller checks
+    what it holds.
 
     Raises DataError where the checksum differs, or where the file is not here and cannot be downloaded.
     """
@@ -43,21 +44,21 @@ def fetch(path: str, url: str, sha256: str, *, member: str | None = None) -> Pat
         raise DataError(
             f"{archive}: no '{member}' in it ({error}); delete it, so that it is downloaded again"
         ) from error
-    if hashlib.sha256(content).hexdigest() != sha256:
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(f"'{member}' in {archive} has another SHA-256 than the expected {sha256}; delete the archive")
     write_atomically(kept, lambda file: file.write(content))
     return kept
 
 
-def find_local(path: str, sha256: str) -> Path | None:
-    """The file in the mirror or in the cache, or None. Raises DataError where a file of the mirror has another
-    checksum; one of the cache is deleted.
+def find_local(path: str, sha256: str | None) -> Path | None:
+    """The file in the mirror or in the cache, or None; of any content where the checksum is None. Raises DataError
+    where a file of the mirror has another checksum; one of the cache is deleted.
     """
     mirror = os.environ.get("SCIML_DATA")
     if mirror and (Path(mirror) / path).is_file():
         found = Path(mirror) / path
-        actual = checksum(found, sha256)
-        if actual != sha256:
+        actual = checksum(found, sha256 or "")
+        if sha256 is not None and actual != sha256:
             raise DataError(
                 f"{found}: checksum {actual}, expected {sha256}; it is damaged or another version. Replace it, or "
                 "unset SCIML_DATA to download the file."
@@ -65,7 +66,7 @@ def find_local(path: str, sha256: str) -> Path | None:
         return found
     kept = cache_folder() / path
     if kept.is_file():
-        if checksum(kept, sha256) == sha256:
+        if sha256 is None or checksum(kept, sha256) == sha256:
             return kept
         kept.unlink()
     return None

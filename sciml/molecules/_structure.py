@@ -103,4 +103,4 @@ def volume(cell: Float[Array, "3 3"]) -> Float[Array, ""]:
 
 def stack(structures: list[Structure]) -> Structure:
     """A batch of structures of the same shapes."""
-    return jax.tree.map(lambda *a: np.stack([np.asarray(b) for b in a]), *structures)
+    return jax.tree.map(lambda *a: jnp.asarray(np.stack([np.asarray(b) for b in a])), *structures)

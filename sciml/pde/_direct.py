@@ -40,8 +40,10 @@ EVEN_FACTOR = 4.0
 HOPELESS = 0.7
 # Trials that leave more than this share are too coarse to be told apart by it.
 UNRESOLVED = 0.3
-# Of the budget, where training may do better. Windows that were begun may take all of it.
+# Of the budget, where training may do better.
 SHARE = 0.85
+# Of the budget, until which windows should be done. The expected time is an upper bound; those begun may take it all.
+PLANNED = 0.95
 # Evolutions are solved on the whole domain before windows are tried if few features leave less than this: of a smooth
 # front in Burgers' equation 561 polynomials leave 5e-5, of a wave packet that swings to and fro 0.13.
 PROMISING = 0.03
@@ -82,22 +84,31 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
     deadline = start + SHARE * budget
     # In many dimensions windows would have too few features: one solution for all time makes more of them.
     if evolves and len(pde.axes) < MANY:
-        found = _evolution(pde, (whole_key, march_key), affine, budget >= LONG, Until(deadline, start + budget))
+        found = _evolution(
+            pde,
+            (whole_key, march_key),
+            affine,
+            budget >= LONG,
+            Until(deadline, start + PLANNED * budget, start + budget),
+        )
     else:
         found = [_whole(pde, whole_key, start + budget if affine else deadline, affine)]
     return min(found, key=lambda d: d.fit.residual, default=None)
 
 
 class Until(NamedTuple):
-    """When windows should be done by the time they are expected to take, and when they are given up."""
+    """When solutions on the whole domain should be done, when windows should be by the time they are expected to take,
+    and when they are given up.
+    """
 
+    whole: float
     planned: float
     last: float
 
 
 def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool, until: Until) -> list[Direct]:
     """Solutions on the whole domain where it is smooth enough for that, and in windows of time."""
-    (whole_key, march_key), deadline = keys, until.planned
+    (whole_key, march_key), deadline = keys, until.whole
     found: list[Direct] = []
     if affine and has_waves(pde):
         fast = _march(pde, FAST_TRIAL, None, march_key, until.last)

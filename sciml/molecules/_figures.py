@@ -1,0 +1,51 @@
+"""Figures of potentials: predicted against true labels, and their errors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# Told apart by colour-blind readers too (Okabe & Ito).
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
+
+
+def parity_figure(quantities: Mapping[str, tuple[Any, Any, str]], *, title: str = "") -> Any:
+    """A Matplotlib figure with two panels for each quantity: predicted against true values, and a histogram of the
+    errors with a logarithmic axis.
+
+    - `quantities`: by name the true values, the predicted ones, of the same shape, and their unit. What is NaN is left
+      out.
+
+    Raises ValueError where shapes differ or nothing is finite.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(quantities)
+    figure = Figure(figsize=(3.6 * count, 6.4), layout="constrained")
+    axes: Any = figure.subplots(2, count, squeeze=False)
+    for column, (name, (true, found, unit)) in enumerate(quantities.items()):
+        true, found = np.asarray(true, float), np.asarray(found, float)
+        if true.shape != found.shape:
+            raise ValueError(f"parity_figure: '{name}' has shapes {true.shape} and {found.shape}")
+        known = np.isfinite(true) & np.isfinite(found)
+        if not known.any():
+            raise ValueError(f"parity_figure: no value of '{name}' is finite")
+        true, found = true[known], found[known]
+        colour = COLOURS[column % len(COLOURS)]
+        _parity(axes[0, column], true, found, colour, name, unit)
+        _histogram(axes[1, column], found - true, colour, name, unit)
+    figure.suptitle(title)
+    return figure
+
+
+def _parity(panel, true, found, colour, name, unit) -> None:
+    ends = [min(true.min(), found.min()), max(true.max(), found.max())]
+    panel.plot(ends, ends, color="black", linewidth=0.8)
+    panel.plot(true, found, ".", color=colour, markersize=2, rasterized=True)
+    panel.set(xlabel=f"true {name} ({unit})", ylabel=f"predicted {name} ({unit})")
+
+
+def _histogram(panel, errors, colour, name, unit) -> None:
+    panel.hist(errors, bins=60, color=colour, log=True)
+    panel.set(xlabel=f"error of {name} ({unit})", ylabel="count")
+    panel.set_title(f"mean absolute error {np.abs(errors).mean():.3g} {unit}", fontsize=9)

@@ -1,0 +1,118 @@
+"""NequIP: convolutions of equivariant features with spherical harmonics (Batzner et al., Nature Commun. 13, 2453,
+2022).
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._harmonics import HIGHEST, block, coupling, harmonics, paths
+from ._layers import Linear, Perceptron, Species
+from ._potential import require_potential, smooth_basis, total
+from ._structure import Structure, edges, to_neighbours
+
+
+class NequIP(eqx.Module):
+    """The energy of a structure in eV, called as `model(structure)`: a sum over atoms, invariant under motions and
+    reflections, smooth at the cutoff. Features of degree l have the parity (-1)^l; the paper's further ones, of the
+    opposite parity, are left out. `neighbours` is how many an atom has on average: sums are divided by its root.
+
+    Atoms of species that are not among `species` make it NaN; `model.species.check` raises for them.
+
+    Raises ValueError for sizes that are not positive, a degree above 2, and species that are no elements.
+    """
+
+    species: Species
+    embedding: Float[Array, "s f"]
+    layers: list["Convolution"]
+    readout: Perceptron
+    cutoff: float = eqx.field(static=True)
+    radial: int = eqx.field(static=True)
+    degree: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        cutoff: float = 5.0,
+        *,
+        width: int = 32,
+        layers: int = 3,
+        radial: int = 8,
+        degree: int = 1,
+        neighbours: float = 10.0,
+        key: Array,
+    ):
+        require_potential("NequIP", cutoff, width=width, layers=layers, radial=radial, degree=degree)
+        if degree > HIGHEST:
+            raise ValueError(f"NequIP: the degree must be at most {HIGHEST}, got {degree}")
+        keys = jax.random.split(key, 2 + layers)
+        self.species = Species(species)
+        self.embedding = jax.random.normal(keys[0], (len(self.species), width))
+        # The first layer gets scalars only, and of the last one only scalars are read.
+        ends = [0, *[degree] * (layers - 1), 0]
+        couplings = [paths(a, degree, b) for a, b in zip(ends, ends[1:])]
+        self.layers = [
+            Convolution(width, radial, b, p, neighbours, key=k) for b, p, k in zip(ends[1:], couplings, keys[2:])
+        ]
+        self.readout = Perceptron(width, max(1, width // 2), 1, key=keys[1])
+        self.cutoff, self.radial, self.degree = float(cutoff), radial, degree
+
+    def __call__(self, structure: Structure) -> Float[Array, ""]:
+        between = edges(structure)
+        basis = smooth_basis(between.distances, self.radial, self.cutoff)
+        around = harmonics(between.vectors / between.distances[..., None], self.degree)
+        x = self.species.values(structure.species, self.embedding)[:, None]
+        for layer in self.layers:
+            x = layer(structure, x, basis, around)
+        return total(structure, self.readout(x[:, 0])[:, 0])
+
+
+class Convolution(eqx.Module):
+    """Features (n, m, f) of each atom, m by harmonic, from those of its neighbours, and a gate."""
+
+    sender: Linear
+    filters: tuple[Linear, Linear]
+    own: Linear
+    mixings: list[Linear]
+    gates: Linear
+    degree: int = eqx.field(static=True)
+    paths: tuple[tuple[int, int, int], ...] = eqx.field(static=True)
+    neighbours: float = eqx.field(static=True)
+
+    def __init__(self, width, radial, degree, paths, neighbours, *, key):
+        keys = jax.random.split(key, 6 + degree)
+        self.sender = Linear(width, width, bias=False, key=keys[0])
+        # Without biases the filters are 0 where the basis is.
+        self.filters = (
+            Linear(radial, width, bias=False, key=keys[1]),
+            Linear(width, len(paths) * width, bias=False, key=keys[-1]),
+        )
+        self.own = Linear(width, width, bias=False, key=keys[2])
+        self.gates = Linear(width, degree * width, key=keys[3])
+        self.mixings = [Linear(width, width, bias=False, key=k) for k in keys[4:-1]]
+        self.degree, self.paths, self.neighbours = degree, tuple(paths), neighbours
+
+    def __call__(self, structure, x, basis, around):
+        n, k, _ = basis.shape
+        first, second = self.filters
+        weights = second(jax.nn.silu(first(basis))).reshape(n, k, len(self.paths), -1)
+        arriving = to_neighbours(structure, self.sender(x))
+        sums = [jnp.zeros((n, 2 * c + 1, x.shape[-1]), x.dtype) for c in range(self.degree + 1)]
+        for p, (a, b, c) in enumerate(self.paths):
+            turned = jnp.einsum("nkj,ijo->nkio", around[..., block(b)], coupling(a, b, c).astype(x.dtype))
+            sums[c] += jnp.einsum("nkif,nkio,nkf->nof", arriving[:, :, block(a)], turned, weights[:, :, p])
+        mixed = [mixing(s) / self.neighbours**0.5 for mixing, s in zip(self.mixings, sums)]
+        # What both the atom before and after has.
+        shared = min(x.shape[1], (self.degree + 1) ** 2)
+        y = jnp.concatenate(mixed, axis=1).at[:, :shared].add(self.own(x)[:, :shared])
+        return self._gated(y)
+
+    def _gated(self, y):
+        scalars = y[:, 0]
+        gates = jnp.split(jax.nn.sigmoid(self.gates(scalars)), self.degree, axis=-1) if self.degree else []
+        parts = [jax.nn.silu(scalars)[:, None]]
+        parts += [y[:, block(c + 1)] * gate[:, None] for c, gate in enumerate(gates)]
+        return jnp.concatenate(parts, axis=1)

@@ -1,0 +1,155 @@
+"""Labels by quantum chemistry against finite differences, their failures, and the data set that is made of them."""
+
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+
+import sciml
+from sciml import molecules
+from sciml._problem import datasets, load_module
+
+WATER = molecules.Arrangement(
+    np.array([8, 1, 1]), molecule("H2O").positions + 0.05 * np.eye(3), np.zeros((3, 3)), np.zeros(3, bool), 0.0
+)
+
+
+def moved(given, i, axis, step):
+    positions = given.positions.copy()
+    positions[i, axis] += step
+    return given._replace(positions=positions)
+
+
+def strained(given, i, j, step):
+    deform = np.eye(3)
+    deform[i, j] += step
+    deform = (deform + deform.T) / 2
+    return given._replace(positions=given.positions @ deform, cell=given.cell @ deform)
+
+
+def slope(oracle, change, step=1e-3):
+    return (oracle(change(step))["energy"] - oracle(change(-step))["energy"]) / (2 * step)
+
+
+@pytest.mark.parametrize("name", ["tblite", "pyscf"])
+def test_forces_and_dipoles_of_water(name):
+    pytest.importorskip(name)
+    oracle = molecules.XTB(accuracy=0.01) if name == "tblite" else molecules.DFT(basis="sto-3g")
+    labels = oracle(WATER)
+    for i, axis in ((0, 1), (1, 2))[: 2 if name == "tblite" else 1]:
+        found = slope(oracle, lambda step: moved(WATER, i, axis, step))
+        assert labels["forces"][i, axis] == pytest.approx(-found, abs=2e-4)
+    assert np.abs(labels["forces"].sum(axis=0)).max() < 1e-4
+    # In debye; measured 1.85 in equilibrium.
+    assert 1.2 < np.linalg.norm(labels["dipole"]) * 4.80320 < 2.8
+
+
+def test_stress_of_a_crystal():
+    pytest.importorskip("tblite")
+    silicon = bulk("Si", cubic=False)
+    given = molecules.Arrangement(
+        silicon.numbers, silicon.positions + [[0, 0, 0], [0.1, 0, 0.05]], silicon.cell.array, np.ones(3, bool), 0.0
+    )
+    oracle = molecules.XTB("GFN1-xTB", accuracy=0.01)
+    stress = oracle(given)["stress"]
+    volume = abs(np.linalg.det(given.cell))
+    for i, j in ((0, 0), (0, 2)):
+        found = slope(oracle, lambda step: strained(given, i, j, step)) / volume
+        assert stress[i, j] == pytest.approx(found, abs=2e-5)
+    with pytest.raises(molecules.OracleError, match="along all vectors or none"):
+        oracle(given._replace(pbc=np.array([True, True, False])))
+
+
+def test_dissociated_hydrogen_by_density_functional_theory():
+    pytest.importorskip("pyscf")
+    hydrogen = molecules.Arrangement(np.array([1]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool), 0.0)
+    # The exact energy of the atom is -13.6057 eV.
+    assert molecules.DFT()(hydrogen)["energy"] == pytest.approx(-13.6057, abs=0.3)
+    with pytest.raises(molecules.OracleError, match="no convergence in 1 iterations"):
+        molecules.DFT(iterations=1)(WATER)
+
+
+def crystals(count):
+    random = np.random.default_rng(0)
+    atoms = [bulk("Cu", cubic=True) for _ in range(count)]
+    for a in atoms:
+        a.positions += 0.1 * random.standard_normal(a.positions.shape)
+    return atoms
+
+
+def test_labels_are_those_of_the_calculator():
+    atoms = crystals(3)
+    found = molecules.labelled(molecules.from_atoms(atoms), molecules.FromASE(EMT, ("stress",)), progress=False)
+    for i, a in enumerate(atoms):
+        a.calc = EMT()
+        assert found.labels["energy"][i] == pytest.approx(a.get_potential_energy())
+        np.testing.assert_allclose(found.atom_labels["forces"][found.atoms_of(i)], a.get_forces(), atol=1e-12)
+        np.testing.assert_allclose(found.labels["stress"][i], a.get_stress(voigt=False), atol=1e-12)
+
+
+def test_processes_give_the_same_labels():
+    given = molecules.from_atoms([molecule("H2O"), molecule("CH4")])
+    one, two = (molecules.labelled(given, molecules.FromASE(LennardJones), processes=p) for p in (1, 2))
+    np.testing.assert_array_equal(one.labels["energy"], two.labels["energy"])
+    np.testing.assert_array_equal(one.atom_labels["forces"], two.atom_labels["forces"])
+
+
+def test_what_fails_is_reported_and_left_out():
+    atoms = [molecule("H2O") for _ in range(4)]
+    atoms[1].positions[1] = atoms[1].positions[0] + 0.01
+
+    def fragile(given):
+        if given.positions[0, 0] > 5:
+            raise molecules.OracleError("no convergence")
+        return {"energy": np.nan if given.positions[0, 0] < -5 else 1.0, "forces": np.zeros((3, 3))}
+
+    atoms[2].positions += 10
+    atoms[3].positions -= 10
+    given = molecules.from_atoms(atoms)
+    with pytest.warns(
+        molecules.OracleWarning, match="(?s)structure 1: two atoms are 0.017.*2: no conv.*3: 'energy' is"
+    ):
+        found = molecules.labelled(given, fragile)
+    assert len(found) == 1 and found.labels["energy"].tolist() == [1.0]
+    with pytest.raises(molecules.OracleError, match="no structure could be labelled; structure 0: no convergence"):
+        molecules.labelled(given[2:3], fragile)
+
+
+def test_unconverged_tight_binding_is_an_error():
+    pytest.importorskip("tblite")
+    with pytest.raises(molecules.OracleError, match="GFN2-xTB: SCF not converged in 2 cycles"):
+        molecules.XTB(iterations=2)(WATER)
+
+
+def test_displacements_of_ethanol_follow_the_temperature():
+    pytest.importorskip("tblite")
+    recipe = load_module(datasets()["ethanol_xtb"])
+    numbers, relaxed, modes = recipe.vibrations()
+    lowest = recipe.label(numbers, relaxed)
+    assert np.abs(lowest["forces"]).max() < 2e-3
+    # A displacement by one mode raises the energy by 1/2 eV for an amplitude of 1, as far as it is harmonic.
+    for i in (2, -1):
+        raised = [recipe.label(numbers, relaxed + s * 0.05 * modes[..., i])["energy"] for s in (1, -1)]
+        assert np.mean(raised) - lowest["energy"] == pytest.approx(0.5 * 0.05**2, rel=0.05)
+    made = recipe.make(samples=6, temperature=300.0, dtype="float32")
+    whole = made.read()
+    np.testing.assert_array_equal(whole["positions"][2:4], np.asarray(made.generate(2, 4)["positions"], np.float32))
+    assert np.any(recipe.make(samples=6, seed=1).generate(0, 1)["positions"] != whole["positions"][:1])
+    energies = recipe.make(samples=24, temperature=100.0).read()["energy"] - lowest["energy"]
+    # Of 21 classical vibrations, each with kT / 2 on the average.
+    assert energies.mean() == pytest.approx(21 * 0.5 * 100 * 8.617e-5, rel=0.25)
+    with pytest.raises(ValueError, match="temperature above 0"):
+        recipe.make(temperature=-1.0)
+
+
+def test_the_data_set_opens_as_frames(tmp_path, monkeypatch):
+    pytest.importorskip("tblite")
+    monkeypatch.setenv("SCIML_CACHE", str(tmp_path))
+    data = sciml.dataset("ethanol_xtb", samples=3)
+    assert data.attributes["method"] == "GFN2-xTB" and data.attributes["made_by"].startswith("tblite")
+    found = molecules.frames_from_dataset(data)
+    assert len(found) == 3 and found.counts.tolist() == [9, 9, 9]
+    again = molecules.labelled(found, molecules.XTB(accuracy=0.1), progress=False)
+    np.testing.assert_allclose(again.labels["energy"], found.labels["energy"], atol=1e-6)
+    np.testing.assert_allclose(again.atom_labels["forces"], found.atom_labels["forces"], atol=1e-5)
