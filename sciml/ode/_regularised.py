@@ -1,4 +1,4 @@
-"""Dynamics that need fewer steps: the local error of the solver as one more term of a loss."""
+"""The number of steps that the solver needs, by its local error, as one more term of a loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +20,11 @@ def fewer_steps(loss: Callable, weight: float) -> Callable:
     needs in an interval of the times, as its own estimate of the local error says: (1 + E^2)^(1 / 2p) for the error E
     of one step over the whole interval, in units of the tolerance, by a solver whose estimate is of order p.
 
-    A model that fits as well with slower and smoother dynamics is preferred, and is cheaper to evaluate afterwards
-    (Pal, Ma, Shah & Rackauckas, Opening the blackbox, ICML 2021, which adds up the errors of the steps that were taken;
-    at states along the solution rather than within the solver as by Pal, Edelman & Rackauckas, Locally regularized
-    neural differential equations, ICML 2023). The solution is computed once more for it. The estimate is good for
-    intervals of a few steps; over longer ones it grows with the error all the same.
+    Of models that fit equally well it is lowest for those with slower and smoother dynamics; compare `step_counts` to
+    see what it saves (Pal, Ma, Shah & Rackauckas, Opening the blackbox, ICML 2021, which adds up the errors of the
+    steps that were taken; at states along the solution rather than within the solver as by Pal, Edelman & Rackauckas,
+    Locally regularized neural differential equations, ICML 2023). The solution is computed once more for it. The
+    estimate is good for intervals of a few steps; over longer ones it grows with the error all the same.
 
     For an `ODE` with adaptive `Steps` of an explicit Runge-Kutta solver, and `Trajectories`, `Weighed` or not. Padding,
     and states after which a solution failed, give zero. Raises ValueError for a weight that is not above 0, constant
