@@ -56,6 +56,8 @@ from ._models import augmented as augmented
 from ._models import mechanism as mechanism
 from ._models import neural_ode as neural_ode
 from ._models import parameters as parameters
+from ._regularised import fewer_steps as fewer_steps
+from ._regularised import step_counts as step_counts
 from ._shooting import AugmentedLagrangian as AugmentedLagrangian
 from ._shooting import FreeStarts as FreeStarts
 from ._shooting import Segments as Segments

@@ -166,7 +166,18 @@ def integrate(field: Any, y0: Any, ts: Any, args: Any, steps: AbstractSteps) -> 
 def _solve(field, y0, ts, args, steps: Steps, adjoint):
     known = jnp.all(jnp.isfinite(y0))
     y0 = jnp.where(known, y0, 0)
-    solution = diffrax.diffeqsolve(
+    found: Any = solution(field, y0, ts, args, steps, adjoint).ys
+    ys = jnp.where(known, found, jnp.nan)
+    if steps.checked:
+        inside = jnp.all(jnp.abs(ys) < steps.limit, axis=1, keepdims=True)
+        slopes = jax.vmap(lambda t, y: jnp.asarray(field(t, y, args)))(ts, jnp.where(inside, ys, y0))
+        ys = jnp.where(jnp.all(jnp.isfinite(jax.lax.stop_gradient(slopes)), axis=1, keepdims=True), ys, jnp.nan)
+    return with_failures(ys, steps.limit)
+
+
+def solution(field, y0, ts, args, steps: Steps, adjoint) -> diffrax.Solution:
+    """That of Diffrax, which does not raise where it fails."""
+    return diffrax.diffeqsolve(
         diffrax.ODETerm(guarded(steps)),
         steps.solver,
         ts[0],
@@ -180,13 +191,6 @@ def _solve(field, y0, ts, args, steps: Steps, adjoint):
         max_steps=steps.max_steps,
         throw=False,
     )
-    found: Any = solution.ys
-    ys = jnp.where(known, found, jnp.nan)
-    if steps.checked:
-        inside = jnp.all(jnp.abs(ys) < steps.limit, axis=1, keepdims=True)
-        slopes = jax.vmap(lambda t, y: jnp.asarray(field(t, y, args)))(ts, jnp.where(inside, ys, y0))
-        ys = jnp.where(jnp.all(jnp.isfinite(jax.lax.stop_gradient(slopes)), axis=1, keepdims=True), ys, jnp.nan)
-    return with_failures(ys, steps.limit)
 
 
 def with_failures(ys: Float[Array, "n d"], limit: float) -> Float[Array, "n d"]:
