@@ -2,12 +2,11 @@
 
 PaiNN learns energies and forces; 50 frames are held out for looking at (`validation`), the 1,000 of the test set are
 seen by nobody. `energy_mae` is in eV, `force_mae` and `force_rmse` over components in eV per angstrom. The energy of
-the model is that above the mean of the training set, which is subtracted in double precision. Baselines: the mean
-energy without forces (`mean`), and pairs of species by their distances only (`pairs`), a linear model of radial
-functions for each pair of species.
+the model is that above the mean of the training set, which is subtracted in double precision. Baseline: the mean
+energy without forces (`mean`).
 
-Published with as many frames: 0.4 meV and 2.1 meV per angstrom (MACE; Batatia et al., NeurIPS 2022), hours on a GPU. A
-longer run here: `--steps 300000 --width 128`.
+Published with as many frames: 0.4 meV and 2.1 meV per angstrom (MACE; Batatia et al., NeurIPS 2022). For a longer run,
+which nobody has measured: `--steps 300000 --width 128 --budget 7200`.
 """
 
 import jax
