@@ -10,6 +10,7 @@ machine-learned potentials on this data.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import sciml
@@ -34,8 +35,7 @@ def problem(
     test = molecules.frames_from_dataset(sciml.dataset("silicon", part="test"))
     kinds, table = train.composition()
     reference = molecules.fitted_reference_energies(kinds, table, train.labels["energy"])
-    with sciml.double_precision():
-        train, test = (data.with_labels({"energy": binding(data, reference)}) for data in (train, test))
+    train, test = (data.with_labels({"energy": binding(data, reference)}) for data in (train, test))
 
     def evaluate(model):
         return molecules.errors(test, molecules.predicted(model, test, cutoff, size=5))
@@ -65,4 +65,4 @@ def problem(
 def binding(data, reference):
     """Energies less those of the atoms by themselves."""
     _, table = data.composition()
-    return data.labels["energy"] - table @ jnp.asarray(reference.energies)
+    return data.labels["energy"] - table @ np.asarray(reference.energies)

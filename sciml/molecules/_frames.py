@@ -70,7 +70,8 @@ class Frames:
 
     def with_labels(self, labels: Mapping[str, Any] = {}, atom_labels: Mapping[str, Any] = {}) -> "Frames":
         """The same structures with these labels added or replaced. Raises ValueError as `frames` does."""
-        of_frames, of_atoms = dict(self.labels) | dict(labels), dict(self.atom_labels) | dict(atom_labels)
+        of_frames = dict(self.labels) | {n: np.asarray(v) for n, v in labels.items()}
+        of_atoms = dict(self.atom_labels) | {n: np.asarray(v) for n, v in atom_labels.items()}
         return _checked(replace(self, labels=of_frames, atom_labels=of_atoms))
 
     def composition(self) -> tuple[np.ndarray, np.ndarray]:
