@@ -42,11 +42,7 @@ def problem(
 
     def figure(model):
         found = molecules.predicted(model, test, CUTOFF)
-        shown = {
-            "energy": (test.labels["energy"], found.labels["energy"], "eV"),
-            "force": (test.atom_labels["forces"], found.atom_labels["forces"], "eV/Å"),
-        }
-        return molecules.parity_figure(shown, title="ethanol, 1,000 frames of the test set")
+        return molecules.labels_figure(test, found, title="ethanol, 1,000 frames of the test set")
 
     return sciml.Problem(
         model,

@@ -39,12 +39,7 @@ def problem(steps: int = 1500, samples: int = 120, width: int = 32, moved: int =
 
     def figure(model):
         found = molecules.predicted(model, test, CUTOFF)
-        shown = {
-            "energy": (test.labels["energy"] / test.counts, found.labels["energy"] / test.counts, "eV/atom"),
-            "force": (test.atom_labels["forces"], found.atom_labels["forces"], "eV/Å"),
-            "stress": (test.labels["stress"], found.labels["stress"], "eV/Å³"),
-        }
-        return molecules.parity_figure(shown, title="argon, crystals of the test set")
+        return molecules.labels_figure(test, found, title="argon, crystals of the test set")
 
     schedule = optax.warmup_cosine_decay_schedule(0.0, 5e-3, max(1, steps // 20), steps, 5e-6)
     return sciml.Problem(

@@ -31,8 +31,8 @@ def problem(
 ) -> sciml.Problem:
     """steps: of training; width, layers: of PaiNN; batch: structures of a step; rate: the largest step size of Adam;
     cutoff: in angstroms; seed: of network and batches."""
-    train = molecules.frames_from_dataset(sciml.dataset("silicon", part="train"))
-    test = molecules.frames_from_dataset(sciml.dataset("silicon", part="test"))
+    train = molecules.frames_from_dataset(sciml.dataset("mlearn", element="Si", part="train"))
+    test = molecules.frames_from_dataset(sciml.dataset("mlearn", element="Si", part="test"))
     kinds, table = train.composition()
     reference = molecules.fitted_reference_energies(kinds, table, train.labels["energy"])
     train, test = (data.with_labels({"energy": binding(data, reference)}) for data in (train, test))
@@ -42,12 +42,7 @@ def problem(
 
     def figure(model):
         found = molecules.predicted(model, test, cutoff, size=5)
-        shown = {
-            "energy": (test.labels["energy"] / test.counts, found.labels["energy"] / test.counts, "eV/atom"),
-            "force": (test.atom_labels["forces"], found.atom_labels["forces"], "eV/Å"),
-            "stress": (test.labels["stress"], found.labels["stress"], "eV/Å³"),
-        }
-        return molecules.parity_figure(shown, title="silicon, 25 structures of the test set")
+        return molecules.labels_figure(test, found, title="silicon, 25 structures of the test set")
 
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), steps, 1e-3 * rate)
     return sciml.Problem(

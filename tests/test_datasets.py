@@ -37,8 +37,7 @@ FETCHED = {
     "double_pendulum": {},
     "ethanol": {},
     "methanol": {"part": "test"},
-    "silicon": {"part": "test"},
-    "molybdenum": {"part": "test"},
+    "mlearn": {"part": "test"},
     "qm7": {},
     "freesolv": {},
 }
@@ -404,7 +403,7 @@ def test_fetched_data_sets(name, tmp_path, monkeypatch):
     shapes = {"darcy_small": 50, "era5_t2m": 744, "cmip6_air_temperature": 804, "ostia": 54}
     shapes |= {"a1b_air_temperature": 240, "lynx_hare": 21, "phenobarbital": 744, "hopper": 200}
     shapes |= {"pendulum": 556, "double_pendulum": 1520}
-    shapes |= {"ethanol": 1000, "methanol": 145, "silicon": 25, "molybdenum": 23, "qm7": 7101, "freesolv": 642}
+    shapes |= {"ethanol": 1000, "methanol": 145, "mlearn": 25, "qm7": 7101, "freesolv": 642}
     array = next(iter(found.arrays.values()))
     assert array.shape[0] == shapes[name]
     values = array.read()

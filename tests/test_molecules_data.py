@@ -10,7 +10,12 @@ import sciml
 from sciml import molecules
 
 mirrored = pytest.mark.skipif("SCIML_DATA" not in os.environ, reason="needs the mirror of public data")
-PARTS = {"ethanol": (1000, 1000), "methanol": (300, 145), "silicon": (214, 25), "molybdenum": (194, 23)}
+PARTS = [
+    ("ethanol", {}, (1000, 1000)),
+    ("methanol", {}, (300, 145)),
+    ("mlearn", {"element": "Si"}, (214, 25)),
+    ("mlearn", {"element": "Mo"}, (194, 23)),
+]
 
 
 def test_ragged_holds_arrays_of_several_lengths():
@@ -30,10 +35,10 @@ def test_ragged_holds_arrays_of_several_lengths():
 
 
 @mirrored
-@pytest.mark.parametrize("name", PARTS)
-def test_parts_hold_what_the_card_says(name):
-    for part, count in zip(("train", "test"), PARTS[name]):
-        data = sciml.dataset(name, part=part)
+@pytest.mark.parametrize("name, settings, counts", PARTS)
+def test_parts_hold_what_the_card_says(name, settings, counts):
+    for part, count in zip(("train", "test"), counts):
+        data = sciml.dataset(name, part=part, **settings)
         held = data.read()
         assert len(held["energy"]) == len(held["n_atoms"]) == count
         assert held["positions"].shape == held["forces"].shape == (held["n_atoms"].sum(), 3)
@@ -44,9 +49,9 @@ def test_parts_hold_what_the_card_says(name):
 
 
 @mirrored
-@pytest.mark.parametrize("name", ["silicon", "molybdenum"])
-def test_stress_is_the_derivative_of_the_energy_by_strain(name):
-    held = sciml.dataset(name).read()
+@pytest.mark.parametrize("element", ["Si", "Mo"])
+def test_stress_is_the_derivative_of_the_energy_by_strain(element):
+    held = sciml.dataset("mlearn", element=element).read()
     size = held["cell"].reshape(-1, 9).copy()
     diagonal = np.abs(np.delete(size, [0, 4, 8], axis=1)).max(axis=1) < 1e-6
     # Cells that were strained along x alone: the others have the side of the cubic one.
@@ -62,9 +67,9 @@ def test_stress_is_the_derivative_of_the_energy_by_strain(name):
 
 
 @mirrored
-@pytest.mark.parametrize("name", ["silicon", "molybdenum"])
-def test_no_traction_acts_on_surfaces(name):
-    held = sciml.dataset(name).read()
+@pytest.mark.parametrize("element", ["Si", "Mo"])
+def test_no_traction_acts_on_surfaces(element):
+    held = sciml.dataset("mlearn", element=element).read()
     slabs = held["group"] == 2
     normals = np.cross(held["cell"][slabs, 0], held["cell"][slabs, 1])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
@@ -217,7 +222,7 @@ def test_damaged_files(tmp_path):
 
 @mirrored
 def test_recipes_become_frames():
-    silicon = molecules.frames_from_dataset(sciml.dataset("silicon", part="test"))
+    silicon = molecules.frames_from_dataset(sciml.dataset("mlearn", part="test"))
     assert len(silicon) == 25 and silicon.pbc.all() and silicon.labels["stress"].shape == (25, 3, 3)
     atoms = silicon[3].to_atoms()[0]
-    np.testing.assert_allclose(atoms.get_stress(), sciml.dataset("silicon", part="test").read()["stress"][3])
+    np.testing.assert_allclose(atoms.get_stress(), sciml.dataset("mlearn", part="test").read()["stress"][3])

@@ -281,4 +281,4 @@ def test_unknown_species_are_refused_or_give_nan():
     other = eqx.tree_at(lambda s: s.species, one, jnp.array([11, 3]))
     with pytest.raises(ValueError, match="knows the elements"):
         model(other)
-    assert jnp.isnan(jax.jit(model)(other))
+    assert jnp.isnan(eqx.filter_jit(model)(other))

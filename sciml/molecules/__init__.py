@@ -20,6 +20,7 @@ from ._energy import Prediction as Prediction
 from ._energy import energy_and_forces as energy_and_forces
 from ._energy import energy_forces_stress as energy_forces_stress
 from ._energy import potential_misfit as potential_misfit
+from ._figures import labels_figure as labels_figure
 from ._figures import parity_figure as parity_figure
 from ._files import frames_from_dataset as frames_from_dataset
 from ._files import ragged as ragged

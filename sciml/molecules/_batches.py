@@ -32,9 +32,18 @@ def structure(
 
 def structures(data: Frames, cutoff: float) -> Structure:
     """All structures of a set as one batch, padded to the largest. Raises ValueError as `structure` does."""
+    return grouped(data, cutoff, 1)[0][1]
+
+
+def grouped(data: Frames, cutoff: float, buckets: int) -> list[tuple[np.ndarray, Structure]]:
+    """The structures in groups of one shape each, with their numbers. Raises ValueError as `neighbour_list` does."""
     found = [_neighbours_of(f, cutoff) for f in data]
-    n, k = (max(f.neighbours.shape[i] for f in found) for i in (0, 1))
-    return stack([_padded(frame, f, n, k) for frame, f in zip(data, found)])
+    places = np.array([f.neighbours.shape[1] for f in found])
+    groups = []
+    for members in cheapest_buckets(data.counts, places, buckets):
+        shape = int(data.counts[members].max()), int(places[members].max())
+        groups.append((members, stack([_padded(data[i], found[i], *shape) for i in members])))
+    return groups
 
 
 def _neighbours_of(frame: Frames, cutoff: float) -> Neighbours:
@@ -74,40 +83,35 @@ class Batches:
     """Batches (structures, labels) without an end, epoch after epoch, of at most `buckets` shapes; see `batches`."""
 
     def __init__(self, data: Frames, cutoff: float, size: int, buckets: int, seed: int):
-        self.data, self.size, self.seed = data, size, seed
-        self.found = [_neighbours_of(f, cutoff) for f in data]
-        atoms = data.counts
-        if (atoms > 1).any() and not any(f.is_edge.any() for f in self.found):
+        self.size, self.seed = size, seed
+        groups = grouped(data, cutoff, buckets)
+        if (data.counts > 1).any() and not any(np.any(padded.is_edge) for _, padded in groups):
             raise ValueError(
                 f"batches: no atom of {len(data)} structures has a neighbour within {cutoff} angstroms; are positions "
                 "in another unit?"
             )
-        places = np.array([f.neighbours.shape[1] for f in self.found])
-        self.shapes, self.members = [], []
-        for members in cheapest_buckets(atoms, places, buckets):
-            shape = int(atoms[members].max()), int(places[members].max())
-            parts = [_padded(data[i], self.found[i], *shape) for i in members]
-            self.shapes.append(shape)
-            # Batches are put together on the host.
-            padded = jax.tree.map(np.asarray, stack(parts))
-            self.members.append((members, padded, _labels(data, members, shape[0])))
+        # Batches are put together on the host.
+        self.groups = [
+            (jax.tree.map(np.asarray, padded), _labels(data, members, padded.species.shape[1]))
+            for members, padded in groups
+        ]
 
     def __len__(self) -> int:
         """The batches of an epoch."""
-        return sum(-(-len(m) // self.size) for m, _, _ in self.members)
+        return sum(-(-len(padded.species) // self.size) for padded, _ in self.groups)
 
     def __iter__(self) -> Iterator[tuple[Structure, dict[str, Any]]]:
         random = np.random.default_rng(self.seed)
         while True:
             groups = []
-            for bucket, (members, _, _) in enumerate(self.members):
-                order = random.permutation(len(members))
+            for bucket, (padded, _) in enumerate(self.groups):
+                order = random.permutation(len(padded.species))
                 groups += [(bucket, order[i : i + self.size]) for i in range(0, len(order), self.size)]
             for number in random.permutation(len(groups)):
                 yield self._batch(*groups[number])
 
     def _batch(self, bucket: int, which: np.ndarray) -> tuple[Structure, dict[str, Any]]:
-        _, padded, labels = self.members[bucket]
+        padded, labels = self.groups[bucket]
         full = np.resize(which, self.size)
         taken = jax.tree.map(lambda a: a[full], padded)
         targets = {n: v[full] for n, v in labels.items()}

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._layers import Perceptron, Species
-from ._potential import require_potential, smooth_basis, total
+from ._layers import Perceptron, Species, require_potential, smooth_basis, sum_over_atoms
 from ._radial import polynomial_cutoff
 from ._structure import Structure, edges, to_neighbours
 
@@ -19,7 +18,7 @@ class EGNN(eqx.Module):
     then are. Messages are multiplied by a smooth function of the true distance, and they see a Bessel basis of it,
     which the paper does not have.
 
-    Atoms of species that are not among `species` make it NaN; `model.species.check` raises for them.
+    Atoms of species that are not among `species` raise ValueError, and inside `jit` make it NaN.
 
     Raises ValueError for sizes that are not positive and species that are no elements.
     """
@@ -68,7 +67,7 @@ class EGNN(eqx.Module):
                 along = vectors / (between.distances[..., None] + 1)
                 moved = moved - jnp.sum(self.moves[layer](sent) * envelope * along, axis=1)
             x = x + update(jnp.concatenate([x, jnp.sum(sent, axis=1)], axis=-1))
-        return total(structure, self.readout(x)[:, 0])
+        return sum_over_atoms(structure, self.readout(x)[:, 0])
 
 
 def _messages(structure, message, x, vectors, basis):

@@ -5,8 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from ._frames import Frames
+
 # Told apart by colour-blind readers too (Okabe & Ito).
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
+
+
+def labels_figure(data: Frames, found: Frames, *, title: str = "") -> Any:
+    """The `parity_figure` of the energy per atom, forces and stress of frames, as far as both have them."""
+    shown = {}
+    if "energy" in data.labels and "energy" in found.labels:
+        shown["energy"] = data.labels["energy"] / data.counts, found.labels["energy"] / data.counts, "eV/atom"
+    if "forces" in data.atom_labels and "forces" in found.atom_labels:
+        shown["force"] = data.atom_labels["forces"], found.atom_labels["forces"], "eV/Å"
+    if "stress" in data.labels and "stress" in found.labels:
+        shown["stress"] = data.labels["stress"], found.labels["stress"], "eV/Å³"
+    return parity_figure(shown, title=title)
 
 
 def parity_figure(quantities: Mapping[str, tuple[Any, Any, str]], *, title: str = "") -> Any:
@@ -16,11 +30,13 @@ def parity_figure(quantities: Mapping[str, tuple[Any, Any, str]], *, title: str 
     - `quantities`: by name the true values, the predicted ones, of the same shape, and their unit. What is NaN is left
       out.
 
-    Raises ValueError where shapes differ or nothing is finite.
+    Raises ValueError where there is nothing to show, shapes differ or nothing is finite.
     """
     from matplotlib.figure import Figure
 
     count = len(quantities)
+    if not count:
+        raise ValueError("parity_figure: there is nothing to show")
     figure = Figure(figsize=(3.6 * count, 6.4), layout="constrained")
     axes: Any = figure.subplots(2, count, squeeze=False)
     for column, (name, (true, found, unit)) in enumerate(quantities.items()):

@@ -1,5 +1,8 @@
-"""What several potentials share: rows of species, and layers applied to the last axis of any array."""
+"""What several potentials share: rows of species, layers of the last axis of any array, a radial basis that ends
+smoothly, and the sum over atoms.
+"""
 
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -8,6 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
+
+from ..nn._layers import require_positive
+from ._radial import bessel_basis, polynomial_cutoff
+from ._structure import PADDING, Structure
 
 
 class Species(eqx.Module):
@@ -39,14 +46,14 @@ class Species(eqx.Module):
         if not isinstance(species, Tracer):
             self.check(np.asarray(species), name)
         rows = self.rows(species)
-        known = jnp.where(rows < len(self), 1.0, jnp.where(species == 0, 0.0, jnp.nan))
+        known = jnp.where(rows < len(self), 1.0, jnp.where(species == PADDING, 0.0, jnp.nan))
         known = known.reshape(*known.shape, *(1,) * (table.ndim - 1)).astype(table.dtype)
         found = jnp.take(table, jnp.minimum(rows, len(self) - 1), axis=0)
         return jnp.where(known == 0, 0, found * jnp.where(known == 0, 1, known))
 
     def check(self, species: np.ndarray, name: str = "the model") -> None:
         """Raises ValueError for an element that is not known, on arrays (not in compiled functions)."""
-        unknown = sorted(set(np.unique(species).tolist()) - {0, *self.numbers})
+        unknown = sorted(set(np.unique(species).tolist()) - {PADDING, *self.numbers})
         if unknown:
             raise ValueError(f"{name} knows the elements {self.numbers}, the structure has {tuple(unknown)} too")
 
@@ -80,3 +87,24 @@ class Perceptron(eqx.Module):
 
     def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
         return self.second(jax.nn.silu(self.first(x)))
+
+
+def require_potential(name: str, cutoff: float, **sizes: int) -> None:
+    """Raises ValueError for a cutoff that is not a positive number of angstroms and sizes that are not whole numbers
+    above 0.
+    """
+    require_positive(name, **sizes)
+    if not (math.isfinite(cutoff) and cutoff > 0):
+        raise ValueError(f"{name}: the cutoff must be a positive number of angstroms, got {cutoff}")
+
+
+def smooth_basis(distances: Float[Array, "*e"], count: int, cutoff: float) -> Float[Array, "*e {count}"]:
+    """The Bessel basis times the polynomial cutoff: any linear map of it has two derivatives that are 0 at the cutoff,
+    and is 0 in places where there is no edge.
+    """
+    return bessel_basis(distances, count, cutoff) * polynomial_cutoff(distances, cutoff)[..., None]
+
+
+def sum_over_atoms(structure: Structure, energies: Float[Array, " n"]) -> Float[Array, ""]:
+    """The sum of what each atom has, without those places that have no atom."""
+    return jnp.sum(jnp.where(structure.is_atom, energies, 0.0))

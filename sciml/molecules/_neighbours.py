@@ -75,7 +75,8 @@ def _pairs(positions, cutoff, box, pbc):
         raise ImportError("neighbour lists need vesin: pip install vesin") from error
     if not any(pbc):
         # vesin takes time in proportion to the cutoff cubed, however few atoms there are.
-        cutoff = min(cutoff, 1 + float(np.linalg.norm(np.ptp(positions, axis=0)))) if len(positions) else cutoff
+        size = float(np.linalg.norm(np.ptp(positions, axis=0))) if len(positions) else 0.0
+        cutoff = min(cutoff, 1 + size)
     search = NeighborList(cutoff=cutoff, full_list=True)
     # It wants a cell with volume even where nothing is periodic.
     found = search.compute(positions, box if any(pbc) else np.eye(3), list(pbc), "ijSd")

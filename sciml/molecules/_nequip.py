@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._harmonics import HIGHEST, block, coupling, harmonics, paths
-from ._layers import Linear, Perceptron, Species
-from ._potential import require_potential, smooth_basis, total
+from ._layers import Linear, Perceptron, Species, require_potential, smooth_basis, sum_over_atoms
 from ._structure import Structure, edges, to_neighbours
 
 
@@ -20,7 +19,7 @@ class NequIP(eqx.Module):
     reflections, smooth at the cutoff. Features of degree l have the parity (-1)^l; the paper's further ones, of the
     opposite parity, are left out. `neighbours` is how many an atom has on average: sums are divided by its root.
 
-    Atoms of species that are not among `species` make it NaN; `model.species.check` raises for them.
+    Atoms of species that are not among `species` raise ValueError, and inside `jit` make it NaN.
 
     Raises ValueError for sizes that are not positive, a degree above 2, and species that are no elements.
     """
@@ -67,7 +66,7 @@ class NequIP(eqx.Module):
         x = self.species.values(structure.species, self.embedding)[:, None]
         for layer in self.layers:
             x = layer(structure, x, basis, around)
-        return total(structure, self.readout(x[:, 0])[:, 0])
+        return sum_over_atoms(structure, self.readout(x[:, 0])[:, 0])
 
 
 class Convolution(eqx.Module):

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..nn._layers import require_positive, require_scale
-from ._layers import Linear, Perceptron, Species
+from ..nn._layers import require_scale
+from ._layers import Linear, Perceptron, Species, require_potential, sum_over_atoms
 from ._radial import bessel_basis, polynomial_cutoff
 from ._structure import Structure, edges, to_neighbours
 
@@ -20,7 +20,7 @@ class PaiNN(eqx.Module):
     - `width`: scalars, and vectors, of each atom; `layers`: of messages; `radial`: functions of the distance.
     - `neighbours`: about how many an atom has, by the root of which sums over them are divided.
 
-    Atoms of species that are not among `species` make it NaN; `model.species.check` raises for them.
+    Atoms of species that are not among `species` raise ValueError, and inside `jit` make it NaN.
 
     Raises ValueError for sizes that are not positive and species that are no elements.
     """
@@ -47,8 +47,8 @@ class PaiNN(eqx.Module):
         neighbours: float = 10.0,
         key: Array,
     ):
-        require_positive("PaiNN", width=width, layers=layers, radial=radial)
-        require_scale("PaiNN", cutoff=cutoff, neighbours=neighbours)
+        require_potential("PaiNN", cutoff, width=width, layers=layers, radial=radial)
+        require_scale("PaiNN", neighbours=neighbours)
         keys = iter(jax.random.split(key, 2 + 4 * layers))
         f = width
         self.species = Species(species)
@@ -65,8 +65,7 @@ class PaiNN(eqx.Module):
 
     def __call__(self, structure: Structure) -> Float[Array, ""]:
         scalars, _ = self.features(structure)
-        energies = self.readout(scalars)[:, 0]
-        return jnp.sum(jnp.where(structure.is_atom, energies, 0.0))
+        return sum_over_atoms(structure, self.readout(scalars)[:, 0])
 
     def features(self, structure: Structure) -> tuple[Float[Array, "n f"], Float[Array, "n 3 f"]]:
         """The scalars and vectors of each atom after the last layer."""

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..nn._layers import require_positive
-from ._batches import Batches
+from ._batches import grouped
 from ._energy import Potential, energy_and_forces, energy_forces_stress
 from ._frames import Frames
 
@@ -24,10 +23,10 @@ def predicted(model: Potential, data: Frames, cutoff: float, *, size: int = 50, 
     derived = eqx.filter_jit(jax.vmap(lambda s: (energy_forces_stress if periodic else energy_and_forces)(model, s)))
     energy, stress = np.zeros(len(data)), np.zeros((len(data), 3, 3))
     forces = np.zeros((len(data.species), 3))
-    for members, padded, _ in Batches(data, cutoff, size, buckets, 0).members:
+    for members, padded in grouped(data, cutoff, buckets):
         for begin in range(0, len(members), size):
             rows = np.resize(np.arange(begin, min(begin + size, len(members))), size)
-            found = derived(jax.tree.map(lambda a: jnp.asarray(a[rows]), padded))
+            found = derived(jax.tree.map(lambda a: a[rows], padded))
             for place, number in enumerate(members[begin : begin + size].tolist()):
                 energy[number] = found.energy[place]
                 forces[data.atoms_of(number)] = found.forces[place, : data.counts[number]]

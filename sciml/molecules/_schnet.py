@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._layers import Linear, Perceptron, Species
-from ._potential import require_potential, total
+from ._layers import Linear, Perceptron, Species, require_potential, sum_over_atoms
 from ._radial import cosine_cutoff, gaussian_basis
 from ._structure import Structure, edges, to_neighbours
 
@@ -19,7 +18,7 @@ class SchNet(eqx.Module):
     reflections. Filters are multiplied by a cosine cutoff, which the paper does not have, so that forces are
     continuous.
 
-    Atoms of species that are not among `species` make it NaN; `model.species.check` raises for them.
+    Atoms of species that are not among `species` raise ValueError, and inside `jit` make it NaN.
 
     Raises ValueError for sizes that are not positive and species that are no elements.
     """
@@ -61,7 +60,7 @@ class SchNet(eqx.Module):
         for sender, radial, update in zip(self.senders, self.filters, self.updates):
             weights = _applied(radial, basis) * envelope
             x = x + _applied(update, jnp.sum(to_neighbours(structure, sender(x)) * weights, axis=1))
-        return total(structure, _applied(self.readout, x)[:, 0])
+        return sum_over_atoms(structure, _applied(self.readout, x)[:, 0])
 
 
 def _applied(layers: Perceptron, x):

@@ -9,12 +9,13 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from ._frames import ENERGIES, LENGTHS
 from ._structure import Structure
 
 # The energy of two elementary charges one angstrom apart, in eV (CODATA 2018).
 COULOMB = 14.399645478425668
-BOHR = 0.529177210903
-HARTREE = 27.211386245988
+BOHR = LENGTHS["bohr"]
+HARTREE = ENERGIES["Ha"]
 
 
 class Sum(eqx.Module):
