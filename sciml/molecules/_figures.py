@@ -58,6 +58,7 @@ def _parity(panel, true, found, colour, name, unit) -> None:
     ends = [min(true.min(), found.min()), max(true.max(), found.max())]
     panel.plot(ends, ends, color="black", linewidth=0.8)
     panel.plot(true, found, ".", color=colour, markersize=2, rasterized=True)
+    panel.locator_params(nbins=5)
     panel.set(xlabel=f"true {name} ({unit})", ylabel=f"predicted {name} ({unit})")
 
 
