@@ -296,8 +296,8 @@ class Dataset:
             if twice is not None:
                 raise ValueError(f"rename: '{twice}' is taken already")
 
-        def called(items):
-            return tuple(names.get(i, i) for i in items)
+        def called(items: Sequence[str]) -> tuple[str, ...]:
+            return tuple(str(names.get(i, i)) for i in items)
 
         arrays = {
             names.get(n, n): a if called(a.dims) == a.dims else relabelled(a, called(a.dims))
