@@ -20,6 +20,8 @@ from ._energy import Prediction as Prediction
 from ._energy import energy_and_forces as energy_and_forces
 from ._energy import energy_forces_stress as energy_forces_stress
 from ._energy import potential_misfit as potential_misfit
+from ._environments import environment as environment
+from ._environments import environments as environments
 from ._figures import labels_figure as labels_figure
 from ._figures import parity_figure as parity_figure
 from ._files import frames_from_dataset as frames_from_dataset
@@ -44,6 +46,14 @@ from ._graph_network import property_misfit as property_misfit
 from ._graph_network import summed as summed
 from ._graphs import Graph as Graph
 from ._graphs import graphs as graphs
+from ._kernel_regression import KernelWeights as KernelWeights
+from ._kernel_regression import evidence as evidence
+from ._kernel_regression import kernel_predictions as kernel_predictions
+from ._kernel_regression import kernel_weights as kernel_weights
+from ._kernels import environment_kernels as environment_kernels
+from ._kernels import gaussian_kernel as gaussian_kernel
+from ._kernels import linear_kernel as linear_kernel
+from ._kernels import subtree_kernels as subtree_kernels
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
 from ._nequip import NequIP as NequIP
