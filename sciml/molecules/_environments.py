@@ -25,7 +25,7 @@ def environment(
     structure: Structure, species: Sequence[int], cutoff: float, *, pairs: int = 24, triples: int = 20
 ) -> Float[Array, "n d"]:
     """The surroundings of each atom up to the cutoff of the structure's neighbours, in angstroms (FCHL19; Christensen,
-    Bratholm, Faber & von Lilienfeld, J. Chem. Phys. 152, 044107, 2020, eqs. 4 to 12, with its constants).
+    Bratholm, Faber & von Lilienfeld, J. Chem. Phys. 152, 044107, 2020, with its constants).
 
     For each element among the neighbours, `pairs` log-normal functions of the distance; for each pair of elements,
     `triples` Gaussians of the mean of two distances, times the cosine and sine of the angle between them, weighted as

@@ -112,7 +112,7 @@ def averaged(features: Any, values: Float[Array, "n *t"], is_atom: Bool[Array, "
 
 class Attention(eqx.Module):
     """A mean over the atoms with weights that are learned: a softmax of a number made of each atom's features, (n, f)
-    with f = `width` (Li et al., ICLR 2016, eq. 7).
+    with f = `width` (after Li et al., ICLR 2016, eq. 7, with a softmax for the sigmoid).
     """
 
     scores: Linear

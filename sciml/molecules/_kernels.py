@@ -17,9 +17,9 @@ BLOCK = 64
 def environment_kernels(
     data: Frames, described: Any, widths: Sequence[float]
 ) -> Float[np.ndarray, "{len(widths)} {len(data)} {len(data)}"]:
-    """For each two molecules the sum of exp(-|d_i - d_j|^2 / (2 width^2)) over their pairs of atoms of one element,
+    """For each two molecules the sum of `exp(-|d_i - d_j|^2 / (2 width^2))` over their pairs of atoms of one element,
     where d are the rows of `described`, (N, d), as `environments` gives them; one kernel for each width. A property
-    that is regressed with it is a sum over atoms (Christensen et al., J. Chem. Phys. 152, 044107, 2020, eq. 13).
+    that is regressed with it is a sum over atoms (Christensen et al., J. Chem. Phys. 152, 044107, 2020).
 
     Takes time in proportion to the square of the number of atoms of an element, and to d and the number of widths.
 
@@ -61,7 +61,7 @@ def subtree_kernels(
     data: Frames, ends: Any, counts: Any, orders: Any = None, *, depth: int = 3
 ) -> Float[np.ndarray, "{depth}+1 {len(data)} {len(data)}"]:
     """For each depth from 0 to `depth` how many subtrees of bonds two molecules share, over how many either has, from
-    0 to 1 (the MinMax kernel; Ralaivola et al., Neural Networks 18, 1093, 2005, eq. 5). The subtree of an atom is its
+    0 to 1 (the MinMax kernel; Ralaivola et al., Neural Networks 18, 1093, 2005). The subtree of an atom is its
     element and number of bonds at depth 0, and from then on its subtree and those of its neighbours, with the orders of
     the bonds to them, one depth before (Morgan, J. Chem. Doc. 5, 107, 1965). Bonds are given as for `graphs`; positions
     are not looked at.
@@ -103,8 +103,8 @@ def linear_kernel(features: Any) -> Float[np.ndarray, "m m"]:
 
 
 def gaussian_kernel(features: Any, width: float) -> Float[np.ndarray, "m m"]:
-    """exp(-|x_i - x_j|^2 / (2 width^2)) of features (m, f), each over its deviation and the root of f, so that a width
-    of about 1 suits any number of them.
+    """`exp(-|x_i - x_j|^2 / (2 width^2))` of features (m, f), each over its deviation and the root of f, so that a
+    width of about 1 suits any number of them.
 
     Raises ValueError as `linear_kernel` does, and for a width that is not positive.
     """
