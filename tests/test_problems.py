@@ -28,15 +28,19 @@ OPERATORS: dict[str, dict] = {
     "era5_t2m": {},
     "poisson_mesh": {"samples": 24, "tests": 8, "width": 8},
 }
-# Potentials of atoms.
+# Potentials of atoms, and properties of molecules.
 MOLECULES: dict[str, dict] = {
     "lennard_jones": {"samples": 8, "width": 4, "moved": 20},
     "ethanol": {"width": 4, "layers": 1},
     "silicon": {"width": 4, "layers": 1},
+    "qm7": {"samples": 60, "chosen_by": 40},
+    "freesolv": {"samples": 60},
 }
 PUBLIC = (
     "ethanol",
     "silicon",
+    "qm7",
+    "freesolv",
     "darcy_small",
     "era5_t2m",
     "lynx_hare",
@@ -105,7 +109,8 @@ def test_an_operator_or_potential_learns_in_two_steps(name):
         pytest.skip("needs public data: set SCIML_DATA")
     made = sciml.problem(name, **(OPERATORS | MOLECULES)[name])
     batch = made.data(jax.random.key(0)) if callable(made.data) else next(iter(made.data))
-    model, history = sciml.fit(made.model, made.loss, [batch], optax.adam(1e-3), steps=3, every=1, report=None)
+    with sciml.double_precision(made.double):
+        model, history = sciml.fit(made.model, made.loss, [batch], optax.adam(1e-3), steps=3, every=1, report=None)
     assert history["loss"].values[-1] < history["loss"].values[0]
     found = made.evaluations({"trained": model} | made.baselines)
     assert all(np.isfinite(v) for metrics in found.values() for v in metrics.values())

@@ -27,7 +27,7 @@ def structure(
         raise ValueError(f"structure: expected one structure, got {len(frame)}")
     found = _neighbours_of(frame, cutoff)
     n, k = found.neighbours.shape
-    return _padded(frame, found, n if places is None else places, k if neighbours is None else neighbours)
+    return placed(frame, found, n if places is None else places, k if neighbours is None else neighbours)
 
 
 def structures(data: Frames, cutoff: float) -> Structure:
@@ -42,7 +42,7 @@ def grouped(data: Frames, cutoff: float, buckets: int) -> list[tuple[np.ndarray,
     groups = []
     for members in cheapest_buckets(data.counts, places, buckets):
         shape = int(data.counts[members].max()), int(places[members].max())
-        groups.append((members, stack([_padded(data[i], found[i], *shape) for i in members])))
+        groups.append((members, stack([placed(data[i], found[i], *shape) for i in members])))
     return groups
 
 
@@ -50,7 +50,8 @@ def _neighbours_of(frame: Frames, cutoff: float) -> Neighbours:
     return neighbour_list(frame.positions, cutoff, frame.cells[0], tuple(frame.pbc[0].tolist()))
 
 
-def _padded(frame: Frames, found: Neighbours, n: int, k: int) -> Structure:
+def placed(frame: Frames, found: Neighbours, n: int, k: int) -> Structure:
+    """One structure in n places for atoms and k for neighbours. Raises ValueError where these are too few."""
     atoms, places = found.neighbours.shape
     if atoms > n or places > k:
         raise ValueError(f"structure: {atoms} atoms with up to {places} neighbours do not fit into {n} and {k} places")

@@ -39,7 +39,7 @@ def neighbour_list(
     box = checked_cell(cell, pbc)
     i, j, shift, distance = _pairs(positions, cutoff, box, pbc)
     _check_overlaps(i, j, distance)
-    return _as_places(len(positions), i, j, shift)
+    return as_places(len(positions), i, j, shift)
 
 
 def checked_cell(cell, pbc) -> Float[np.ndarray, "3 3"]:
@@ -93,7 +93,8 @@ def _check_overlaps(i, j, distance) -> None:
         )
 
 
-def _as_places(n: int, i, j, shift) -> Neighbours:
+def as_places(n: int, i, j, shift) -> Neighbours:
+    """Edges between n atoms, each there in both directions, as places of the atoms i for the neighbours j."""
     order = np.lexsort((*shift.T, j, i))
     i, j, shift = i[order], j[order], shift[order]
     counts = np.bincount(i, minlength=n)
