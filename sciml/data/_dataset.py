@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .._save import describe as describe_value
-from ._cf import calendar_of
-from ._lazy import Dropped, Joined, Lazy, Mapped, Sliced, Stacked, describe, lengths_by_file
+from ._cf import calendar_of, relabelled
+from ._lazy import Dropped, Joined, Lazy, Mapped, Sliced, Stacked, Transposed, describe, lengths_by_file
 from ._source import Source, digest
 
 SAMPLE_NAMES = ("sample", "trajectory", "realization", "realisation", "ensemble", "member", "case", "number", "batch")
@@ -255,6 +255,56 @@ class Dataset:
             applied = partial(_applied, function)
             arrays[name] = Mapped(array, applied, dtype, describe_value(function), array.attributes)
         return self._with(arrays)
+
+    def transpose(self, *dims: Any) -> "Dataset":
+        """Dimensions in another order, as xarray's: each variable has those of `dims` that are its own, in this order;
+        `...` stands for all others. Channels from last to first: `data.transpose("sample", "channel", ...)`.
+
+        Raises ValueError for a dimension that is unknown, twice or missing without `...`.
+        """
+        self._refuse_shaped("transpose")
+        named = [d for d in dims if d is not ...]
+        for dim in named:
+            self._size(dim)
+        others = [d for d in self.dims if d not in named]
+        if len(set(named)) < len(named) or dims.count(...) > 1 or (others and ... not in dims):
+            raise ValueError(
+                f"transpose: each dimension once, or ... for the others; got {dims}, there are {', '.join(self.dims)}"
+            )
+        place = {d: i for i, d in enumerate(dims)}
+
+        def turned(array: Lazy) -> Lazy:
+            order = tuple(sorted(array.dims, key=lambda d: place.get(d, place.get(..., 0))))
+            return array if order == array.dims else Transposed(array, order)
+
+        return self._with({n: turned(a) for n, a in self.arrays.items()})
+
+    def rename(self, **names: str) -> "Dataset":
+        """Other names for variables and dimensions: `rename(dim_1="time", tensor="u")`. A dimension named `time` is
+        that of windows, one named `sample` that of samples.
+
+        Raises KeyError for a name that does not exist, ValueError for one that is taken.
+        """
+        self._refuse_shaped("rename")
+        known = [*self.arrays, *self.dims]
+        for old, new in names.items():
+            if old not in known:
+                raise KeyError(f"rename: no variable or dimension '{old}'; {_nearest(old, known)}")
+        for group in (list(self.arrays), list(self.dims)):
+            new = [names.get(n, n) for n in group]
+            twice = next((n for n in new if new.count(n) > 1), None)
+            if twice is not None:
+                raise ValueError(f"rename: '{twice}' is taken already")
+
+        def called(items: Sequence[str]) -> tuple[str, ...]:
+            return tuple(str(names.get(i, i)) for i in items)
+
+        arrays = {
+            names.get(n, n): a if called(a.dims) == a.dims else relabelled(a, called(a.dims))
+            for n, a in self.arrays.items()
+        }
+        coords = {names.get(n, n): replace(c, dims=called(c.dims)) for n, c in self.coords.items()}
+        return replace(self, arrays=arrays, coords=coords)
 
     def stack(self, **groups: Sequence[str]) -> "Dataset":
         """Several variables of one shape as one with channels: `stack(state=["u", "v"])` is

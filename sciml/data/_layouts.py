@@ -1,4 +1,4 @@
-"""The published layouts of PDEBench and The Well: their fields, grids, times and boundaries as named variables.
+"""The published layouts of PDEBench and The Well, and MATLAB's: fields, grids, times and boundaries as named variables.
 
 PDEBench: Takamoto et al., NeurIPS 2022, https://github.com/pdebench/PDEBench. The Well: Ohana et al., NeurIPS 2024,
 https://github.com/PolymathicAI/the_well/blob/master/docs/data_format.md.
@@ -14,6 +14,7 @@ import numpy as np
 from ._cf import relabelled
 from ._dataset import Coordinate
 from ._lazy import Dropped, Lazy, Sliced, Stacked, Stored
+from ._matlab import is_matlab, matlab_arrays
 from ._source import DataError, Source
 
 SAMPLE_GROUP = re.compile(r"(\d+)/data")
@@ -247,8 +248,16 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
 
 
+def _matlab(source: Source) -> Arranged:
+    """Arrays in MATLAB's order of dimensions; numbers on their own are coordinates."""
+    arrays = matlab_arrays(source)
+    single = {n: Coordinate((), a.read()) for n, a in arrays.items() if not a.shape}
+    return Arranged({n: a for n, a in arrays.items() if a.shape}, single)
+
+
 Recognise = Callable[[Source, set[str]], bool]
 LAYOUTS: dict[str, tuple[Recognise, Callable[[Source], Arranged]]] = {
     "pdebench": (_is_pdebench, _pdebench),
     "the_well": (_is_the_well, _the_well),
+    "matlab": (is_matlab, _matlab),
 }

@@ -16,6 +16,7 @@ from ._hdf5 import HDF5
 from ._join import join, refuse_bad_times
 from ._layouts import LAYOUTS, Arranged, arranged
 from ._lazy import Lazy
+from ._matlab import Matlab
 from ._netcdf import NetCDF3, NetCDF4
 from ._numpy import Npy, Npz
 from ._source import DataError, Source
@@ -27,11 +28,10 @@ from ._zarr import MARKS, Zarr
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 NETCDF_SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
-SUFFIXES = (*NETCDF_SUFFIXES, ".h5", ".hdf5", ".zarr", ".npy", ".npz", ".pt", ".pth")
+SUFFIXES = (*NETCDF_SUFFIXES, ".h5", ".hdf5", ".zarr", ".npy", ".npz", ".pt", ".pth", ".mat")
 TABLES = (".csv", ".tsv")
 FOREIGN = {
     b"GRIB": "GRIB: open it with xarray and cfgrib, and pass the xarray Dataset to sciml.open",
-    b"MATLAB 5": "MATLAB 5: read it with scipy.io.loadmat and save the arrays with numpy.savez",
     b"\x0e\x03\x13\x01": "HDF4: convert it to HDF5 (h4toh5) or NetCDF",
     b"\x80\x02\x8a\x0a": "a torch file from before 1.6: load it with torch and save it again",
 }
@@ -47,14 +47,14 @@ def open(
 ) -> Dataset:
     """A data set of named variables, which are read when they are needed.
 
-    - `path`: a file or folder (HDF5, NetCDF-3 and -4, Zarr 2 and 3, `.npy`, `.npz`, torch's `.pt`, told apart by
-      their content; tables `.csv`, `.tsv`, `.txt` and `.dat`), a pattern such as `"run_*.nc"`, a folder of such files,
-      a `Source`, an xarray Dataset or DataArray, or a list of any of these, which become one data set.
+    - `path`: a file or folder (HDF5, NetCDF-3 and -4, Zarr 2 and 3, `.npy`, `.npz`, torch's `.pt`, MATLAB's `.mat`,
+      told apart by their content; tables `.csv`, `.tsv`, `.txt` and `.dat`), a pattern such as `"run_*.nc"`, a folder
+      of such files, a `Source`, an xarray Dataset or DataArray, or a list of any of these, which become one data set.
     - `group`: the group of the file to take, by default all, named `group/name`.
     - `along`: the dimension along which several files are joined, in the order of its coordinate; one that they do not
       have becomes a new first dimension. By default the one along which they differ.
     - `absent`: `"fill"` gives the fill value for chunks that a Zarr store does not have, which else are an error.
-    - `layout`: `"pdebench"`, `"the_well"` or `"plain"`; by default recognised.
+    - `layout`: `"pdebench"`, `"the_well"`, `"matlab"` or `"plain"`; by default recognised.
 
     CF conventions are applied: packed numbers are unpacked, missing ones are NaN, times become dates in their calendar.
     Raises FileNotFoundError where nothing matches, DataError naming the file for what cannot be read or does not fit.
@@ -155,6 +155,8 @@ def _kind_of(path: Path) -> str | None:
         return "npy"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _kind_of_zip(path)
+    if head == b"MATLAB 5" or (path.suffix.lower() == ".mat" and size):
+        return "matlab"
     return "text" if path.suffix.lower() in TEXT_SUFFIXES and size else None
 
 
@@ -181,7 +183,7 @@ def _source(item: Any, group: str | None, absent: str) -> Source:
         return Zarr(item, group, absent)
     if kind in ("hdf5", "netcdf4"):
         return (HDF5 if kind == "hdf5" else NetCDF4)(item, group)
-    readers = {"netcdf3": NetCDF3, "npy": Npy, "npz": Npz, "torch": Torch, "text": Text}
+    readers = {"netcdf3": NetCDF3, "npy": Npy, "npz": Npz, "torch": Torch, "matlab": Matlab, "text": Text}
     if kind in readers:
         return readers[kind](item)
     raise DataError(_unknown(item))
@@ -199,9 +201,8 @@ def _unknown(path: Path) -> str:
             return f"{path}: {remedy}"
     if path.suffix in (".h5", ".hdf5", *NETCDF_SUFFIXES):
         return f"{path}: not an HDF5 or NetCDF file, or truncated (it begins with {head[:8]!r}); copy it again"
-    return (
-        f"{path}: unknown format (it begins with {head[:8]!r}); expected HDF5, NetCDF, Zarr, .npy, .npz, .pt or a table"
-    )
+    known = "HDF5, NetCDF, Zarr, .npy, .npz, .pt, .mat or a table"
+    return f"{path}: unknown format (it begins with {head[:8]!r}); expected {known}"
 
 
 # From a source to a data set.

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from .._loss import Groups, mean_squares
 from ..nn import JoinedFeatures, PartFeatures, RandomFeatures, polynomial_features, random_features
 from ..optim._newton import MAX_STEPS, Corrected, Factored, minimise
+from ._compile import compiled_quickly
 from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
 from ._crowded import crowded
@@ -67,7 +68,7 @@ def is_affine(pde: PDE, key: Array) -> bool:
     return all(bool(gap <= 1e-8 * size) for gap, size in _affine_gaps(pde, key).values())
 
 
-@eqx.filter_jit
+@compiled_quickly
 def _affine_gaps(pde: PDE, key: Array) -> dict[str, tuple[Array, Array]]:
     """By residual, how far that of a mixture is from the mixture of the residuals, and how large they are."""
     one, two = (_filled(draw_features(pde, 20, 2.0, k), k) for k in jax.random.split(key))

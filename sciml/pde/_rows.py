@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from .._loss import Groups
 from ..nn import PriorFeatures
+from ._compile import compiled_quickly
 from ._condition import Jump, Observations
 from ._constraint import factors, of_part
 from ._constraint import features as inputs_at
@@ -149,7 +150,7 @@ class _Place(NamedTuple):
     part: Array
 
 
-@eqx.filter_jit
+@compiled_quickly
 def _places(pde: PDE, batch: Groups, outputs: int) -> dict[str, _Place]:
     nothing = pde.model(lambda inputs: jnp.zeros(outputs, inputs.dtype))
 

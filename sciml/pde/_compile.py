@@ -1,0 +1,22 @@
+"""Compilation of programs that run a few times only."""
+
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+
+
+def compiled_quickly(function: Callable) -> Callable:
+    """As `eqx.filter_jit`, with little optimisation by the compiler of CPUs: for long programs at few points. The
+    derivatives of exact conditions of a flow in three dimensions and time are compiled in 5 s instead of 14 s and run
+    as fast.
+    """
+
+    @functools.cache
+    def compiled() -> Callable:
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        return eqx.filter_jit(function, compiler_options=options)
+
+    # Which backend there is must not be asked for while modules are imported.
+    return functools.wraps(function)(lambda *args: compiled()(*args))
