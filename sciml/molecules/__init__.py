@@ -1,9 +1,19 @@
 """Molecules and materials: structures of atoms, potentials whose forces are their derivatives, and dynamics."""
 
+from ._active import explore as explore
+from ._active import select as select
 from ._batches import Batches as Batches
 from ._batches import batches as batches
 from ._batches import structure as structure
 from ._batches import structures as structures
+from ._committee import Calibration as Calibration
+from ._committee import Opinion as Opinion
+from ._committee import calibrated as calibrated
+from ._committee import calibration as calibration
+from ._committee import coverage as coverage
+from ._committee import disagreement as disagreement
+from ._committee import opinion as opinion
+from ._committee import predicted_with_spread as predicted_with_spread
 from ._dispersion import D3 as D3
 from ._dispersion import d3 as d3
 from ._dynamics import dynamics as dynamics

@@ -1,6 +1,7 @@
 """Labels by a potential, differences of labels, and errors: from frames to frames, and to numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,16 +24,22 @@ def predicted(model: Potential, data: Frames, cutoff: float, *, size: int = 50, 
     derived = eqx.filter_jit(jax.vmap(lambda s: (energy_forces_stress if periodic else energy_and_forces)(model, s)))
     energy, stress = np.zeros(len(data)), np.zeros((len(data), 3, 3))
     forces = np.zeros((len(data.species), 3))
+    for number, found in by_structure(derived, data, cutoff, size, buckets):
+        energy[number] = found.energy
+        forces[data.atoms_of(number)] = found.forces[: data.counts[number]]
+        if found.stress is not None:
+            stress[number] = found.stress
+    return data.with_labels({"energy": energy} | ({"stress": stress} if periodic else {}), {"forces": forces})
+
+
+def by_structure(function: Callable, data: Frames, cutoff: float, size: int, buckets: int) -> Iterator[tuple[int, Any]]:
+    """The number of each structure, and what a function of batches of `size` structures gives for it."""
     for members, padded in grouped(data, cutoff, buckets):
         for begin in range(0, len(members), size):
             rows = np.resize(np.arange(begin, min(begin + size, len(members))), size)
-            found = derived(jax.tree.map(lambda a: a[rows], padded))
+            found = jax.tree.map(np.asarray, function(jax.tree.map(lambda a: a[rows], padded)))
             for place, number in enumerate(members[begin : begin + size].tolist()):
-                energy[number] = found.energy[place]
-                forces[data.atoms_of(number)] = found.forces[place, : data.counts[number]]
-                if found.stress is not None:
-                    stress[number] = found.stress[place]
-    return data.with_labels({"energy": energy} | ({"stress": stress} if periodic else {}), {"forces": forces})
+                yield number, jax.tree.map(lambda a: a[place], found)
 
 
 def minus(data: Frames, other: Frames) -> Frames:

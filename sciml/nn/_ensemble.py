@@ -40,11 +40,15 @@ class Ensemble(eqx.Module):
     def __call__(self, *inputs: Any) -> Any:
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), self.each(lambda member: member(*inputs)))
 
-    def each(self, function: Callable) -> Any:
-        """What a function of one member gives, with the members as the first axis of its arrays."""
+    def each(self, function: Callable, *given: Any) -> Any:
+        """What a function of one member gives, with the members as the first axis of its arrays. Arrays that are
+        `given` have the members as their first axis too, and the function gets what belongs to its member.
+        """
         if isinstance(self.members, tuple):
-            return jax.tree.map(lambda *found: jnp.stack(found), *(function(member) for member in self.members))
-        return eqx.filter_vmap(function)(self.members)
+            parts = [jax.tree.map(lambda a: a[i], given) for i in range(len(self))]
+            found = [function(member, *part) for member, part in zip(self.members, parts)]
+            return jax.tree.map(lambda *arrays: jnp.stack(arrays), *found)
+        return eqx.filter_vmap(function)(self.members, *given)
 
     def changed(self, function: Callable) -> "Ensemble":
         """The ensemble of what `function`, from one model to one model, makes of the members."""
