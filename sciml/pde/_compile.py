@@ -16,7 +16,7 @@ def compiled_quickly(function: Callable) -> Callable:
     @functools.cache
     def compiled() -> Callable:
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return eqx.filter_jit(function, compiler_options=options)
+        return eqx.filter_jit(function, compiler_options=options)  # pyright: ignore[reportCallIssue]
 
     # Which backend there is must not be asked for while modules are imported.
     return functools.wraps(function)(lambda *args: compiled()(*args))
