@@ -6,6 +6,7 @@ from ._batches import Batches as Batches
 from ._batches import batches as batches
 from ._batches import structure as structure
 from ._batches import structures as structures
+from ._calculator import Calculator as Calculator
 from ._committee import Calibration as Calibration
 from ._committee import Opinion as Opinion
 from ._committee import calibrated as calibrated
@@ -32,6 +33,8 @@ from ._energy import energy_forces_stress as energy_forces_stress
 from ._energy import potential_misfit as potential_misfit
 from ._environments import environment as environment
 from ._environments import environments as environments
+from ._export import export as export
+from ._export import jax_md_energy as jax_md_energy
 from ._figures import labels_figure as labels_figure
 from ._figures import parity_figure as parity_figure
 from ._files import frames_from_dataset as frames_from_dataset
@@ -91,6 +94,8 @@ from ._radial import polynomial_cutoff as polynomial_cutoff
 from ._reference import ReferenceEnergies as ReferenceEnergies
 from ._reference import fitted_reference_energies as fitted_reference_energies
 from ._reference import reference_energies as reference_energies
+from ._relaxation import Relaxed as Relaxed
+from ._relaxation import relaxed as relaxed
 from ._repulsion import ScreenedRepulsion as ScreenedRepulsion
 from ._schnet import SchNet as SchNet
 from ._structure import Edges as Edges
@@ -103,3 +108,9 @@ from ._structure import to_neighbours as to_neighbours
 from ._structure import volume as volume
 from ._terms import Sum as Sum
 from ._terms import total as total
+from ._trajectory import from_trajectory as from_trajectory
+from ._trajectory import write as write
+from ._vibrations import Vibrations as Vibrations
+from ._vibrations import hessian as hessian
+from ._vibrations import phonons as phonons
+from ._vibrations import vibrations as vibrations

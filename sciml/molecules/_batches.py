@@ -10,6 +10,7 @@ from ase import Atoms
 from ..nn._layers import require_positive
 from ._frames import Frames, from_atoms
 from ._neighbours import Neighbours, neighbour_list
+from ._search import room_for
 from ._structure import PADDING, Structure, stack
 
 
@@ -28,6 +29,14 @@ def structure(
     found = _neighbours_of(frame, cutoff)
     n, k = found.neighbours.shape
     return placed(frame, found, n if places is None else places, k if neighbours is None else neighbours)
+
+
+def structure_with_room(atoms: Atoms, cutoff: float, least: int = 0) -> Structure:
+    """As `structure`, with `least` places for neighbours, or more than there are where these are too few."""
+    frame = from_atoms([atoms])
+    found = _neighbours_of(frame, cutoff)
+    n, k = found.neighbours.shape
+    return _padded(frame, found, n, least if least >= k else room_for(k))
 
 
 def structures(data: Frames, cutoff: float) -> Structure:

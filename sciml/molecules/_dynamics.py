@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from .._progress import bars
 from ._energy import energy_and_forces
-from ._search import Search, search
+from ._search import room_for, search
 from ._structure import Structure
 
 # From (angstrom / fs)^2 atomic mass units to eV is a division by this.
@@ -80,8 +80,9 @@ def dynamics(
     - `skin` in angstroms: neighbours are found within `cutoff + skin`, and again once an atom has moved half a skin.
     - `key`: for random velocities and forces. It is folded with the number of each step.
 
-    The result has `positions` (time, atom, axis), `velocities`, `energy` (potential) and `kinetic`, `temperature`, and
-    the coordinates `time` and `species`; units are attributes. An interrupt (Ctrl-C) keeps what was done. Where there
+    The result has `positions` (time, atom, axis), `velocities`, `energy` (potential) and `kinetic`, `temperature`, the
+    `cell`, `pbc` and `charge`, and the coordinates `time` and `species`; units are attributes. Its `.to_netcdf(path)`
+    writes it, `from_trajectory` makes frames of it. An interrupt (Ctrl-C) keeps what was done. Where there
     come to be more neighbours than places, steps are repeated with more places, which compiles again; `recompiled`, an
     attribute, counts these. Where the energy is no longer finite, the run ends with a warning and the finite part.
 
@@ -105,13 +106,13 @@ def dynamics(
     repeats = bool(x), bool(y), bool(z)
     rule = Rule(mass, step, units.kB * temperature, friction, skin)
     find = search(float(cutoff + skin), 1, np.asarray(structure.cell, float), repeats)
-    find = _with_places(find, int(_find(find, structure)[1]))
+    find = replace(find, places=room_for(int(_find(find, structure)[1])))
     start = _started(model, find, structure, jnp.asarray(velocities, kind))
     if not np.isfinite(float(start.energy)):
         raise ValueError(f"dynamics: the energy at the start is {float(start.energy)}; do atoms overlap?")
     free = _degrees_of_freedom(structure, mass, any(repeats), friction)
     stored, recompiled = _run(model, find, rule, start, steps // every, every, key, progress)
-    return _as_dataset(stored, structure, mass, free, step * every, recompiled)
+    return _as_dataset(stored, structure, repeats, mass, free, step * every, recompiled)
 
 
 def _check(steps, every, step, temperature, friction, cutoff, skin) -> None:
@@ -157,7 +158,7 @@ def thermal_velocities(
 
 
 def _inertia(arms, mass):
-    return jnp.eye(3, dtype=arms.dtype) * jnp.sum(mass * arms**2) - (mass * arms).T @ arms
+    return np.eye(3, dtype=arms.dtype) * (mass * arms**2).sum() - (mass * arms).T @ arms
 
 
 def _degrees_of_freedom(structure, mass, periodic, friction) -> int:
@@ -172,11 +173,6 @@ def _degrees_of_freedom(structure, mass, periodic, friction) -> int:
         arms = arms - (weights * arms).sum(0) / weights.sum()
         rank = np.linalg.matrix_rank(np.asarray(_inertia(arms, weights)), rtol=1e-5) if count > 1 else 0
     return max(1, 3 * count - 3 - int(rank))
-
-
-def _with_places(find: Search, most: int) -> Search:
-    """A search with room for a fifth more neighbours than there are, in steps of 4."""
-    return replace(find, places=4 * math.ceil((1.2 * most + 1) / 4))
 
 
 @eqx.filter_jit
@@ -202,7 +198,7 @@ def _run(model, find, rule, state, frames, every, key, progress):
             while done < frames:
                 after, piece = _piece(model, find, rule, state, jnp.asarray(done * every), key, length, every)
                 if int(after.most) > find.places:
-                    find, recompiled = _with_places(find, int(after.most)), recompiled + 1
+                    find, recompiled = replace(find, places=room_for(int(after.most))), recompiled + 1
                     state = _started(model, find, state.structure, state.velocities)
                     continue
                 kept = min(length, frames - done)
@@ -257,7 +253,7 @@ def _step(model, find, rule, state, key):
     return Moving(fresh, velocities + kick * forces, forces, energy, found_at, most)
 
 
-def _as_dataset(stored, structure, mass, free, interval, recompiled) -> xr.Dataset:
+def _as_dataset(stored, structure, repeats, mass, free, interval, recompiled) -> xr.Dataset:
     positions, velocities, energy = (np.asarray(a) for a in stored)
     good = np.isfinite(energy) & np.isfinite(positions).all(axis=(1, 2))
     end = len(good) if good.all() else int(np.argmin(good))
@@ -280,6 +276,8 @@ def _as_dataset(stored, structure, mass, free, interval, recompiled) -> xr.Datas
             "kinetic": ("time", kinetic, {"units": "eV", "long_name": "kinetic energy"}),
             "temperature": ("time", 2 * kinetic / (free * units.kB), {"units": "K"}),
             "cell": (("vector", "axis"), np.asarray(structure.cell), {"units": "angstrom"}),
+            "pbc": ("vector", np.asarray(repeats, np.int8)),
+            "charge": ((), np.asarray(structure.charge), {"units": "e"}),
         },
         {
             "time": ("time", interval * np.arange(end), {"units": "fs"}),

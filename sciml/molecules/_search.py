@@ -1,10 +1,12 @@
 """Neighbours of atoms that move, found inside a compiled function with a fixed number of places."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._structure import Structure
 
@@ -47,7 +49,7 @@ class Search(eqx.Module):
         neighbours = jnp.where(is_edge, chosen // len(self.images), jnp.arange(n)[:, None]).astype(jnp.int32)
         shifts = jnp.take_along_axis(shifts.reshape(n, -1, 3), chosen[..., None], axis=1)
         shifts = jnp.where(is_edge[..., None], shifts, 0)
-        found = neighbours, shifts, _reverse(neighbours, shifts, is_edge), is_edge
+        found = neighbours, shifts, reverse_places(neighbours, shifts, is_edge), is_edge
         fields = [jnp.pad(f, [(0, 0), (0, self.places - places)] + [(0, 0)] * (f.ndim - 2)) for f in found]
         # A place without an edge is exchanged with itself.
         numbers = jnp.broadcast_to(jnp.arange(self.places, dtype=jnp.int32), fields[3].shape)
@@ -56,20 +58,44 @@ class Search(eqx.Module):
         listed = eqx.tree_at(lambda s: (s.neighbours, s.shifts, s.reverse, s.is_edge), structure, tuple(fields))
         return listed, jnp.max(count)
 
+    def reaches(self, cell: Float[Array, "3 3"]) -> Bool[Array, ""]:
+        """Whether the images are enough in this cell, as they are in that for which the search was made."""
+        if not any(self.pbc):
+            return jnp.asarray(True)
+        most = jnp.max(jnp.asarray(self.images), axis=0)
+        needed = jnp.floor(self.cutoff * jnp.sqrt(jnp.sum(inverse(cell) ** 2, axis=0)) + 0.5)
+        return jnp.all((needed <= most) | ~jnp.asarray(self.pbc))
+
     def _nearest(self, apart, cell):
         """By how many cell vectors the second atom of a pair must move to be near the first."""
         if not any(self.pbc):
             return jnp.zeros(apart.shape, jnp.int32)
-        nearest = -jnp.round(apart @ jnp.linalg.inv(cell))
+        nearest = -jnp.round(apart @ inverse(cell))
         return jnp.where(jnp.asarray(self.pbc), nearest, 0).astype(jnp.int32)
 
 
-def _reverse(neighbours, shifts, is_edge):
+def inverse(matrix: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    """By cross products: as elementary operations it is exported for every platform."""
+    columns = jnp.stack([jnp.cross(matrix[1], matrix[2]), jnp.cross(matrix[2], matrix[0]), jnp.cross(*matrix[:2])])
+    return columns.T / jnp.dot(matrix[0], columns[0])
+
+
+def reverse_places(neighbours, shifts, is_edge):
     """The place in which the neighbour of each edge has its atom with the opposite shift."""
     n = neighbours.shape[0]
     same = neighbours[neighbours] == jnp.arange(n)[:, None, None]
     same &= jnp.all(shifts[neighbours] == -shifts[:, :, None], axis=-1) & is_edge[neighbours]
     return jnp.argmax(same, axis=-1).astype(jnp.int32)
+
+
+def heights(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
+    """The distances between opposite faces: one over the length of a column of the inverse."""
+    return 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+
+
+def room_for(most: int) -> int:
+    """Places for a fifth more neighbours than there are, in steps of 4, so that few sizes occur."""
+    return 4 * math.ceil((1.2 * most + 1) / 4)
 
 
 def search(cutoff: float, places: int, cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> Search:
@@ -80,8 +106,6 @@ def search(cutoff: float, places: int, cell: Float[np.ndarray, "3 3"], pbc: tupl
         return Search(cutoff, places, ((0, 0, 0),), (False, False, False))
     if abs(np.linalg.det(cell)) < 1e-9:
         raise ValueError(f"search: a periodic cell needs a volume, got {np.asarray(cell).tolist()}")
-    # The distance between opposite faces is one over the length of a column of the inverse.
-    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    most = [int(np.floor(cutoff / h + 0.5)) if p else 0 for h, p in zip(heights, pbc)]
+    most = [int(np.floor(cutoff / h + 0.5)) if p else 0 for h, p in zip(heights(cell), pbc)]
     images = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in most], indexing="ij"), axis=-1).reshape(-1, 3)
     return Search(cutoff, places, tuple((int(a), int(b), int(c)) for a, b, c in images), pbc)
