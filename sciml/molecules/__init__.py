@@ -31,6 +31,7 @@ from ._frames import frames as frames
 from ._frames import from_atoms as from_atoms
 from ._frames import joined as joined
 from ._frames import split as split
+from ._mace import MACE as MACE
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
 from ._nequip import NequIP as NequIP
