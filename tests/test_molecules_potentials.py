@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sciml
-from sciml.molecules import EGNN, NequIP, PaiNN, SchNet, Structure, neighbour_list, stack, strained, volume
+from sciml.molecules import EGNN, MACE, NequIP, PaiNN, SchNet, Structure, neighbour_list, stack, strained, volume
 
 CUTOFF = 3.0
 SIZES = {"width": 6, "layers": 2, "radial": 4}
@@ -16,6 +16,7 @@ POTENTIALS = {
     "SchNet": lambda *a, key: SchNet(*a, **SIZES, key=key),
     "PaiNN": lambda *a, key: PaiNN(*a, **SIZES, key=key),
     "NequIP": lambda *a, key: NequIP(*a, **SIZES, degree=2, key=key),
+    "MACE": lambda *a, key: MACE(*a, **SIZES, key=key),
     "EGNN": lambda *a, key: EGNN(*a, **SIZES, key=key),
 }
 PLACES, NEIGHBOURS = 12, 24

@@ -67,6 +67,7 @@ from ._kernels import environment_kernels as environment_kernels
 from ._kernels import gaussian_kernel as gaussian_kernel
 from ._kernels import linear_kernel as linear_kernel
 from ._kernels import subtree_kernels as subtree_kernels
+from ._mace import MACE as MACE
 from ._neighbours import Neighbours as Neighbours
 from ._neighbours import neighbour_list as neighbour_list
 from ._nequip import NequIP as NequIP

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._harmonics import HIGHEST, block, coupling, harmonics, paths
+from ._harmonics import HIGHEST, block, harmonics, paths
 from ._layers import Linear, Perceptron, Species, require_potential, smooth_basis, sum_over_atoms
-from ._structure import Structure, edges, to_neighbours
+from ._messages import Messages
+from ._structure import Structure, edges
 
 
 class NequIP(eqx.Module):
@@ -72,41 +73,22 @@ class NequIP(eqx.Module):
 class Convolution(eqx.Module):
     """Features (n, m, f) of each atom, m by harmonic, from those of its neighbours, and a gate."""
 
-    sender: Linear
-    filters: tuple[Linear, Linear]
+    messages: Messages
     own: Linear
-    mixings: list[Linear]
     gates: Linear
     degree: int = eqx.field(static=True)
-    paths: tuple[tuple[int, int, int], ...] = eqx.field(static=True)
-    neighbours: float = eqx.field(static=True)
 
     def __init__(self, width, radial, degree, paths, neighbours, *, key):
-        keys = jax.random.split(key, 6 + degree)
-        self.sender = Linear(width, width, bias=False, key=keys[0])
-        # Without biases the filters are 0 where the basis is.
-        self.filters = (
-            Linear(radial, width, bias=False, key=keys[1]),
-            Linear(width, len(paths) * width, bias=False, key=keys[-1]),
-        )
-        self.own = Linear(width, width, bias=False, key=keys[2])
-        self.gates = Linear(width, degree * width, key=keys[3])
-        self.mixings = [Linear(width, width, bias=False, key=k) for k in keys[4:-1]]
-        self.degree, self.paths, self.neighbours = degree, tuple(paths), neighbours
+        keys = jax.random.split(key, 3)
+        self.messages = Messages(width, radial, paths, degree, neighbours, key=keys[0])
+        self.own = Linear(width, width, bias=False, key=keys[1])
+        self.gates = Linear(width, degree * width, key=keys[2])
+        self.degree = degree
 
     def __call__(self, structure, x, basis, around):
-        n, k, _ = basis.shape
-        first, second = self.filters
-        weights = second(jax.nn.silu(first(basis))).reshape(n, k, len(self.paths), -1)
-        arriving = to_neighbours(structure, self.sender(x))
-        sums = [jnp.zeros((n, 2 * c + 1, x.shape[-1]), x.dtype) for c in range(self.degree + 1)]
-        for p, (a, b, c) in enumerate(self.paths):
-            turned = jnp.einsum("nkj,ijo->nkio", around[..., block(b)], coupling(a, b, c).astype(x.dtype))
-            sums[c] += jnp.einsum("nkif,nkio,nkf->nof", arriving[:, :, block(a)], turned, weights[:, :, p])
-        mixed = [mixing(s) / self.neighbours**0.5 for mixing, s in zip(self.mixings, sums)]
         # What both the atom before and after has.
         shared = min(x.shape[1], (self.degree + 1) ** 2)
-        y = jnp.concatenate(mixed, axis=1).at[:, :shared].add(self.own(x)[:, :shared])
+        y = self.messages(structure, x, basis, around).at[:, :shared].add(self.own(x)[:, :shared])
         return self._gated(y)
 
     def _gated(self, y):

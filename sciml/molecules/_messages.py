@@ -1,0 +1,62 @@
+"""Equivariant features of neighbours, coupled to the harmonics of the edges and summed: in NequIP, MACE."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._harmonics import block, coupling
+from ._layers import Linear
+from ._structure import Structure, to_neighbours
+
+
+class Messages(eqx.Module):
+    """Features (n, m, f) that each atom gets, m by harmonic up to degree `out`, from those of its neighbours by
+    `paths`; `neighbours` is how many an atom has on average: the sum is divided by its root.
+    """
+
+    sender: Linear
+    filters: tuple[Linear, Linear]
+    mixings: list[Linear]
+    paths: tuple[tuple[int, int, int], ...] = eqx.field(static=True)
+    neighbours: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        radial: int,
+        paths: Sequence[tuple[int, int, int]],
+        out: int,
+        neighbours: float,
+        *,
+        key: Array,
+    ):
+        keys = jax.random.split(key, 4 + out)
+        self.sender = Linear(width, width, bias=False, key=keys[0])
+        # Without biases the filters are 0 where the basis is.
+        self.filters = (
+            Linear(radial, width, bias=False, key=keys[1]),
+            Linear(width, len(paths) * width, bias=False, key=keys[2]),
+        )
+        self.mixings = [Linear(width, width, bias=False, key=k) for k in keys[3:]]
+        self.paths, self.neighbours = tuple(paths), neighbours
+
+    def __call__(
+        self,
+        structure: Structure,
+        x: Float[Array, "n m f"],
+        basis: Float[Array, "n k b"],
+        around: Float[Array, "n k h"],
+    ) -> Float[Array, "n o f"]:
+        n, k, _ = basis.shape
+        first, second = self.filters
+        weights = second(jax.nn.silu(first(basis))).reshape(n, k, len(self.paths), -1)
+        arriving = to_neighbours(structure, self.sender(x))
+        sums = [jnp.zeros((n, 2 * c + 1, x.shape[-1]), x.dtype) for c in range(len(self.mixings))]
+        for p, (a, b, c) in enumerate(self.paths):
+            turned = jnp.einsum("nkj,ijo->nkio", around[..., block(b)], coupling(a, b, c).astype(x.dtype))
+            sums[c] += jnp.einsum("nkif,nkio,nkf->nof", arriving[:, :, block(a)], turned, weights[:, :, p])
+        mixed = [mixing(s) / self.neighbours**0.5 for mixing, s in zip(self.mixings, sums)]
+        return jnp.concatenate(mixed, axis=1)
