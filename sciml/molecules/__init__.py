@@ -4,6 +4,7 @@ from ._batches import Batches as Batches
 from ._batches import batches as batches
 from ._batches import structure as structure
 from ._batches import structures as structures
+from ._dimenet import DimeNet as DimeNet
 from ._dispersion import D3 as D3
 from ._dispersion import d3 as d3
 from ._dynamics import dynamics as dynamics
@@ -61,6 +62,7 @@ from ._reference import fitted_reference_energies as fitted_reference_energies
 from ._reference import reference_energies as reference_energies
 from ._repulsion import ScreenedRepulsion as ScreenedRepulsion
 from ._schnet import SchNet as SchNet
+from ._so3krates import SO3krates as SO3krates
 from ._structure import Edges as Edges
 from ._structure import Structure as Structure
 from ._structure import edges as edges
