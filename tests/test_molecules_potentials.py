@@ -7,7 +7,20 @@ import numpy as np
 import pytest
 
 import sciml
-from sciml.molecules import EGNN, MACE, NequIP, PaiNN, SchNet, Structure, neighbour_list, stack, strained, volume
+from sciml.molecules import (
+    EGNN,
+    MACE,
+    DimeNet,
+    NequIP,
+    PaiNN,
+    SchNet,
+    SO3krates,
+    Structure,
+    neighbour_list,
+    stack,
+    strained,
+    volume,
+)
 
 CUTOFF = 3.0
 SIZES = {"width": 6, "layers": 2, "radial": 4}
@@ -17,6 +30,8 @@ POTENTIALS = {
     "PaiNN": lambda *a, key: PaiNN(*a, **SIZES, key=key),
     "NequIP": lambda *a, key: NequIP(*a, **SIZES, degree=2, key=key),
     "MACE": lambda *a, key: MACE(*a, **SIZES, key=key),
+    "SO3krates": lambda *a, key: SO3krates(*a, **SIZES, heads=2, key=key),
+    "DimeNet": lambda *a, key: DimeNet(*a, **SIZES, degree=3, key=key),
     "EGNN": lambda *a, key: EGNN(*a, **SIZES, key=key),
 }
 PLACES, NEIGHBOURS = 12, 24

@@ -15,6 +15,7 @@ from ._committee import coverage as coverage
 from ._committee import disagreement as disagreement
 from ._committee import opinion as opinion
 from ._committee import predicted_with_spread as predicted_with_spread
+from ._dimenet import DimeNet as DimeNet
 from ._dispersion import D3 as D3
 from ._dispersion import d3 as d3
 from ._dynamics import dynamics as dynamics
@@ -99,6 +100,7 @@ from ._relaxation import Relaxed as Relaxed
 from ._relaxation import relaxed as relaxed
 from ._repulsion import ScreenedRepulsion as ScreenedRepulsion
 from ._schnet import SchNet as SchNet
+from ._so3krates import SO3krates as SO3krates
 from ._structure import Edges as Edges
 from ._structure import Structure as Structure
 from ._structure import edges as edges

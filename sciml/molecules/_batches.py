@@ -36,7 +36,7 @@ def structure_with_room(atoms: Atoms, cutoff: float, least: int = 0) -> Structur
     frame = from_atoms([atoms])
     found = _neighbours_of(frame, cutoff)
     n, k = found.neighbours.shape
-    return _padded(frame, found, n, least if least >= k else room_for(k))
+    return placed(frame, found, n, least if least >= k else room_for(k))
 
 
 def structures(data: Frames, cutoff: float) -> Structure:
