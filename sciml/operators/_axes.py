@@ -228,7 +228,9 @@ def check_field(a: Array, channels: int, dimensions: int, name: str) -> None:
     """Raises ValueError unless the field has this number of channels and dimensions."""
     if a.ndim != dimensions + 1 or a.shape[0] != channels:
         wanted = f"({channels}, {', '.join('n' for _ in range(dimensions))})"
+        last = a.ndim == dimensions + 1 and a.shape[-1] == channels
+        remedy = "Dataset.transpose moves channels to the front" if last else "a batch needs jax.vmap"
         raise ValueError(
             f"{name}: expected one sample of shape {wanted}: channels first, then {dimensions} dimensions of space; "
-            f"got {a.shape}; a batch needs jax.vmap"
+            f"got {a.shape}; {remedy}"
         )
