@@ -76,7 +76,7 @@ def test_export_runs_with_jax_alone(tmp_path):
     padded = structure(water, 4.0, places=len(ethanol))
     np.savez(tmp_path / "molecule.npz", **given(padded))
     names = ["crystal", "narrow", "full", "molecule"]
-    subprocess.run([sys.executable, "-c", ALONE, *names], cwd=tmp_path, check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", ALONE, *names], cwd=tmp_path, check=True, timeout=3600)
     found = {n: [v for v in np.load(tmp_path / f"{n}_found.npz").values()] for n in names}
     for value, truth in zip(found["crystal"], exact):
         np.testing.assert_allclose(value, truth, atol=1e-12)
