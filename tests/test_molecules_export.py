@@ -157,7 +157,7 @@ def test_energy_function_refuses():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_dynamics_and_relaxation_of_jax_md():
+def test_dynamics_of_jax_md():
     """Its own lists and integrator against ours. It is no dependency: where it is not installed this is skipped."""
     pytest.importorskip("jax_md", exc_type=ImportError)
     from ase import units
