@@ -18,5 +18,14 @@ def compiled_quickly(function: Callable) -> Callable:
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         return eqx.filter_jit(function, compiler_options=options)  # pyright: ignore[reportCallIssue]
 
-    # Which backend there is must not be asked for while modules are imported.
-    return functools.wraps(function)(lambda *args: compiled()(*args))
+    @functools.wraps(function)
+    def call(*args):
+        # JAX takes options of the outermost program only. Which backend there is must not be asked for on import.
+        return function(*args) if _is_traced() else compiled()(*args)
+
+    return call
+
+
+def _is_traced() -> bool:
+    """Whether this is part of a program that is being compiled: numbers have no values then."""
+    return isinstance(jax.numpy.zeros(()), jax.core.Tracer)
