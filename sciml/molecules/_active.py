@@ -14,7 +14,7 @@ from ..nn._ensemble import Ensemble
 from ..nn._layers import require_positive
 from ._batches import structures
 from ._committee import disagreement
-from ._dynamics import PER_MASS, Rule, _started, _step, atomic_masses_of
+from ._dynamics import PER_MASS, Rule, atomic_masses_of, started, stepped
 from ._frames import Frames
 from ._search import Search, search
 
@@ -127,10 +127,10 @@ def _walked(committee, find, chains, settings, limit, key, frames, every):
     def one(state, number):
         keys = jax.random.split(jax.random.fold_in(key, number), heat.shape)
 
-        def stepped(member, state, mass, heat, key):
-            return _step(member, find, Rule(mass, step, heat, friction, skin), state, key)
+        def moved(member, state, mass, heat, key):
+            return stepped(member, find, Rule(mass, step, heat, friction, skin), state, key)
 
-        return for_all(stepped, state, masses, heat, keys), None
+        return for_all(moved, state, masses, heat, keys), None
 
     def frame(carry, number):
         state, goes_on = carry
@@ -145,7 +145,7 @@ def _walked(committee, find, chains, settings, limit, key, frames, every):
 
     noise = jax.random.normal(jax.random.fold_in(key, 2**32 - 1), starts.positions.shape, starts.positions.dtype)
     velocities = jnp.sqrt(heat[..., None, None] * PER_MASS / masses[..., None]) * noise * starts.is_atom[..., None]
-    state = for_all(lambda member, s, v: _started(member, find, s, v), starts, velocities)
+    state = for_all(lambda member, s, v: started(member, find, s, v), starts, velocities)
     _, (positions, scores, goes_on, most) = jax.lax.scan(frame, (state, jnp.ones(heat.shape, bool)), jnp.arange(frames))
     return Walk(positions, scores, goes_on, jnp.maximum(jnp.max(most), jnp.max(state.most)))
 

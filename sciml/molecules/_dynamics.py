@@ -107,7 +107,7 @@ def dynamics(
     rule = Rule(mass, step, units.kB * temperature, friction, skin)
     find = search(float(cutoff + skin), 1, np.asarray(structure.cell, float), repeats)
     find = replace(find, places=room_for(int(_find(find, structure)[1])))
-    start = _started(model, find, structure, jnp.asarray(velocities, kind))
+    start = started(model, find, structure, jnp.asarray(velocities, kind))
     if not np.isfinite(float(start.energy)):
         raise ValueError(f"dynamics: the energy at the start is {float(start.energy)}; do atoms overlap?")
     free = _degrees_of_freedom(structure, mass, any(repeats), friction)
@@ -181,7 +181,8 @@ def _find(find, structure):
 
 
 @eqx.filter_jit
-def _started(model, find, structure, velocities):
+def started(model, find, structure, velocities) -> Moving:
+    """The state at the beginning."""
     listed, most = find(structure)
     energy, forces, _ = energy_and_forces(model, listed)
     return Moving(listed, velocities, forces, energy, structure.positions, most)
@@ -199,7 +200,7 @@ def _run(model, find, rule, state, frames, every, key, progress):
                 after, piece = _piece(model, find, rule, state, jnp.asarray(done * every), key, length, every)
                 if int(after.most) > find.places:
                     find, recompiled = replace(find, places=room_for(int(after.most))), recompiled + 1
-                    state = _started(model, find, state.structure, state.velocities)
+                    state = started(model, find, state.structure, state.velocities)
                     continue
                 kept = min(length, frames - done)
                 stored.append(jax.tree.map(lambda a: np.asarray(a)[:kept], piece))
@@ -219,7 +220,7 @@ def _frame(state):
 @eqx.filter_jit
 def _piece(model, find, rule, state, first, key, length, every):
     def one(state, number):
-        return _step(model, find, rule, state, jax.random.fold_in(key, number)), None
+        return stepped(model, find, rule, state, jax.random.fold_in(key, number)), None
 
     def frame(state, number):
         state, _ = jax.lax.scan(one, state, first + number * every + jnp.arange(every))
@@ -228,7 +229,7 @@ def _piece(model, find, rule, state, first, key, length, every):
     return jax.lax.scan(frame, state, jnp.arange(length))
 
 
-def _step(model, find, rule, state, key):
+def stepped(model, find, rule, state, key) -> Moving:
     """B A O A B: half a kick, half a drift, the bath, half a drift, half a kick."""
     mass, dt = rule.masses[:, None], rule.step
     kick = 0.5 * dt * PER_MASS / mass

@@ -48,22 +48,23 @@ def parity_figure(quantities: Mapping[str, tuple[Any, Any, str]], *, title: str 
             raise ValueError(f"parity_figure: no value of '{name}' is finite")
         true, found = true[known], found[known]
         colour = COLOURS[column % len(COLOURS)]
-        _parity(axes[0, column], true, found, colour, name, unit)
-        _histogram(axes[1, column], found - true, colour, name, unit)
+        axes[0, column].set_title(name)
+        _parity(axes[0, column], true, found, colour, unit)
+        _histogram(axes[1, column], found - true, colour, unit)
     figure.suptitle(title)
     return figure
 
 
-def _parity(panel, true, found, colour, name, unit) -> None:
+def _parity(panel, true, found, colour, unit) -> None:
     ends = [min(true.min(), found.min()), max(true.max(), found.max())]
     panel.plot(ends, ends, color="black", linewidth=0.8)
     panel.plot(true, found, ".", color=colour, markersize=2, rasterized=True)
     panel.locator_params(nbins=5)
-    panel.set(xlabel=f"true {name} ({unit})", ylabel=f"predicted {name} ({unit})")
+    panel.set(xlabel=f"true ({unit})", ylabel=f"predicted ({unit})")
 
 
-def _histogram(panel, errors, colour, name, unit) -> None:
+def _histogram(panel, errors, colour, unit) -> None:
     panel.hist(errors, bins=60, color=colour, log=True)
     panel.locator_params(axis="x", nbins=4)
-    panel.set(xlabel=f"error of {name} ({unit})", ylabel="count")
+    panel.set(xlabel=f"error ({unit})", ylabel="count")
     panel.set_title(f"mean absolute error {np.abs(errors).mean():.3g} {unit}", fontsize=9)
