@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
 
 
 def compiled_quickly(function: Callable) -> Callable:
@@ -28,4 +30,4 @@ def compiled_quickly(function: Callable) -> Callable:
 
 def _is_traced() -> bool:
     """Whether this is part of a program that is being compiled: numbers have no values then."""
-    return isinstance(jax.numpy.zeros(()), jax.core.Tracer)
+    return isinstance(jnp.zeros(()), Tracer)
