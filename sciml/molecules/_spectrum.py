@@ -1,5 +1,7 @@
 """The spectrum of the motion in a trajectory."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from ase import units
@@ -45,7 +47,8 @@ def velocity_spectrum(
             f"the run has {run.sizes['time']}"
         )
     weighted = np.sqrt(mass)[:, None] * run["velocities"].values.astype(float) / units.fs
-    frequencies, density = welch(weighted, 1 / between, nperseg=round(length), detrend=False, axis=0)
+    no_trend: Any = False
+    frequencies, density = welch(weighted, 1 / between, nperseg=round(length), detrend=no_trend, axis=0)
     return xr.DataArray(
         density.sum(axis=(1, 2)) / heat / per_fs,
         {"wavenumber": ("wavenumber", frequencies * per_fs, {"units": "1/cm"})},
