@@ -34,6 +34,8 @@ from ._energy import energy_forces_stress as energy_forces_stress
 from ._energy import potential_misfit as potential_misfit
 from ._environments import environment as environment
 from ._environments import environments as environments
+from ._equilibration import ChargeEquilibration as ChargeEquilibration
+from ._equilibration import charge_equilibration as charge_equilibration
 from ._export import export as export
 from ._export import jax_md_energy as jax_md_energy
 from ._figures import labels_figure as labels_figure

@@ -131,13 +131,20 @@ class Ewald(eqx.Module):
         return 0.5 * jnp.sum(q[:, None] * to_neighbours(structure, q) * erfc(self.splitting * r) / r)
 
     def _far(self, positions, q, cell, size):
-        reciprocal = 2 * jnp.pi * jnp.linalg.inv(cell).T
-        k = self.waves.astype(q.dtype) @ reciprocal
-        squares = jnp.sum(k**2, axis=1)
-        phases = positions @ k.T
+        phases, weights = in_waves(positions, self.waves, cell, size, self.splitting)
         power = (q @ jnp.cos(phases)) ** 2 + (q @ jnp.sin(phases)) ** 2
-        # Twice the half of the wave vectors.
-        return 4 * jnp.pi / size * jnp.sum(jnp.exp(-squares / (4 * self.splitting**2)) / squares * power)
+        return 0.5 * jnp.sum(weights * power)
+
+
+def in_waves(
+    positions: Float[Array, "n 3"], waves: Int[Array, "k 3"], cell: Float[Array, "3 3"], size: Array, splitting: float
+) -> tuple[Float[Array, "n k"], Float[Array, "k"]]:
+    """The phases of atoms in half of the waves, and the energy of the waves of two unit charges for each, those of the
+    other half included.
+    """
+    k = waves.astype(positions.dtype) @ (2 * jnp.pi * jnp.linalg.inv(cell).T)
+    squares = jnp.sum(k**2, axis=1)
+    return positions @ k.T, 8 * jnp.pi / size * jnp.exp(-squares / (4 * splitting**2)) / squares
 
 
 def ewald(charges: Callable, cell: Any, cutoff: float, accuracy: float = 1e-6, *, background: bool = False) -> Ewald:
@@ -154,15 +161,19 @@ def ewald(charges: Callable, cell: Any, cutoff: float, accuracy: float = 1e-6, *
 
     Raises ValueError for a cell without volume, a cutoff that is not positive or an accuracy not between 0 and 0.1.
     """
+    box, alpha, largest = checked_splitting("ewald", cell, cutoff, accuracy)
+    return Ewald(charges, jnp.asarray(half_of_waves(box, largest)), alpha, background)
+
+
+def checked_splitting(name: str, cell: Any, cutoff: float, accuracy: float) -> tuple[np.ndarray, float, float]:
+    """The cell, the splitting in inverse angstroms and the largest wave vector. Raises ValueError as `ewald` does."""
     if not 0 < cutoff < math.inf or not 0 < accuracy < 0.1:
-        raise ValueError(f"ewald: expected cutoff > 0 and 0 < accuracy < 0.1, got {cutoff} and {accuracy}")
-    box = checked_cell(cell, (True, True, True))
+        raise ValueError(f"{name}: expected cutoff > 0 and 0 < accuracy < 0.1, got {cutoff} and {accuracy}")
     steps = math.sqrt(-math.log(accuracy))
-    alpha = steps / cutoff
-    return Ewald(charges, jnp.asarray(_waves(box, 2 * alpha * steps)), alpha, background)
+    return checked_cell(cell, (True, True, True)), steps / cutoff, 2 * steps**2 / cutoff
 
 
-def _waves(box: np.ndarray, largest: float) -> np.ndarray:
+def half_of_waves(box: np.ndarray, largest: float) -> np.ndarray:
     """The integer coordinates of wave vectors no longer than `largest`, one of each pair of opposites."""
     most = np.floor(largest * np.linalg.norm(box, axis=1) / (2 * np.pi)).astype(int)
     grid = np.array(list(itertools.product(*(range(-m, m + 1) for m in most))))
