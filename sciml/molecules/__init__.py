@@ -101,6 +101,7 @@ from ._relaxation import relaxed as relaxed
 from ._repulsion import ScreenedRepulsion as ScreenedRepulsion
 from ._schnet import SchNet as SchNet
 from ._so3krates import SO3krates as SO3krates
+from ._spectrum import velocity_spectrum as velocity_spectrum
 from ._structure import Edges as Edges
 from ._structure import Structure as Structure
 from ._structure import edges as edges
