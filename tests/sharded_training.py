@@ -5,7 +5,7 @@ import os
 import sys
 
 rank, processes, devices, address, checkpoint, begun = (*map(int, sys.argv[1:4]), *sys.argv[4:7])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
 import jax  # noqa: E402
 
 if processes > 1:

@@ -325,7 +325,8 @@ def test_sharded_batches_give_the_same_model(tmp_path):
         print("same")
         """)
     )
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=200)
     assert done.stdout.strip() == "same", done.stderr
 

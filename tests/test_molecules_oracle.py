@@ -1,5 +1,10 @@
 """Labels by quantum chemistry against finite differences, their failures, and the data set that is made of them."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
@@ -120,6 +125,29 @@ def test_unconverged_tight_binding_is_an_error():
     pytest.importorskip("tblite")
     with pytest.raises(molecules.OracleError, match="GFN2-xTB: SCF not converged in 2 cycles"):
         molecules.XTB(iterations=2)(WATER)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the OpenMP library of Linux")
+@pytest.mark.parametrize("given, threads", [(None, 1), ("3", 3)])
+def test_tight_binding_has_one_thread_unless_told_otherwise(given, threads):
+    pytest.importorskip("tblite")
+    source = """
+import ctypes, os
+from sciml import molecules
+from test_molecules_oracle import WATER
+before = dict(os.environ)
+molecules.XTB()(WATER)
+assert dict(os.environ) == before
+print(ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
+"""
+    environment = {n: v for n, v in os.environ.items() if n != "OMP_NUM_THREADS"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+    )
+    environment |= {} if given is None else {"OMP_NUM_THREADS": given}
+    run = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == threads
 
 
 def test_displacements_of_ethanol_follow_the_temperature():

@@ -340,6 +340,21 @@ def test_standard_errors_bands_and_profiles_of_a_linear_model():
     assert given["a"] == pytest.approx(errors["a"] * 0.6 / np.sqrt(squares[0] / 28))
 
 
+def test_the_covariance_of_a_network_is_that_of_its_jacobian():
+    """Of x' = tanh(w t + b), a model with a part that is no array."""
+    network = eqx.nn.Sequential([eqx.nn.Linear(1, 1, key=KEY), eqx.nn.Lambda(jnp.tanh)])
+    model = ode.mechanism(lambda t, f: f(t[None])[0], ("x",), f=network)
+    data = ode.trajectories([(TIMES, np.sin(TIMES))], starts=np.zeros((1, 1)))
+    at = ode.linearised(model, ode.trajectory_misfit(), data, noise=0.3)
+    weights, fixed = eqx.partition(model, eqx.is_inexact_array)
+    flat, restore = jax.flatten_util.ravel_pytree(weights)
+    jacobian = jax.jit(jax.jacfwd(lambda p: eqx.combine(restore(p), fixed)(np.zeros(1), TIMES)[:, 0]))(flat)
+    covariance = 0.3**2 * np.linalg.inv(jacobian.T @ jacobian)
+    _, deviations = ode.bands(at, np.zeros(1), TIMES)
+    np.testing.assert_allclose(deviations[:, 0] ** 2, np.diag(jacobian @ covariance @ jacobian.T), atol=1e-7)
+    assert deviations[-1, 0] > 0.05
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -44,6 +44,7 @@ PUBLIC = (
     "darcy_small",
     "era5_t2m",
     "lynx_hare",
+    "lynx_hare_universal",
     "pendulum",
     "double_pendulum",
     "pharmacokinetics",
@@ -52,6 +53,7 @@ PUBLIC = (
 # Differential equations in time, with settings that take seconds.
 ODES: dict[str, dict] = {
     "lynx_hare": {},
+    "lynx_hare_universal": {"width": 2},
     "robertson": {"points": 12},
     "kepler": {"steps": 3, "width": 4, "points": 40},
     "bouncing_ball": {"points": 20},
@@ -150,6 +152,21 @@ def test_lynx_and_hare_agree_with_stan():
         model, _ = sciml.fit(made.model, made.loss, made.data, made.optimiser, steps=made.steps, report=None)
     metrics = made.evaluations({"trained": model})["trained"]
     assert metrics["error_stan"] < 0.02 and metrics["error_stan_se"] < 0.2
+
+
+@pytest.mark.skipif("SCIML_DATA" not in os.environ, reason="needs public data: set SCIML_DATA")
+def test_the_network_of_lynx_and_hare_begins_at_constants():
+    """Without weights it is Lotka and Volterra's equation with both rates at 0.025."""
+    made = sciml.problem("lynx_hare_universal", width=2)
+    metrics = made.evaluations({"first": made.model})["first"]
+    assert metrics["beta"] == pytest.approx(0.025) and metrics["delta"] == pytest.approx(0.025)
+    assert metrics["bend_beta"] == metrics["bend_delta"] == 0
+    known = {"alpha": 0.545, "beta": 0.025, "gamma": 0.803, "delta": 0.025}
+    rates = load_module(sciml.problems()["lynx_hare"]).predation
+    with sciml.double_precision():
+        plain = sciml.ode.mechanism(rates, ("hare", "lynx"), sciml.ode.Steps(rtol=1e-9, atol=1e-9), **known)
+        start, ts = np.asarray(made.model.starts)[0], np.arange(21.0)
+        np.testing.assert_allclose(made.model(0, ts), plain(start, ts), rtol=1e-5)
 
 
 @pytest.mark.skipif("SCIML_DATA" not in os.environ, reason="needs public data: set SCIML_DATA")

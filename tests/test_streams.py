@@ -168,8 +168,9 @@ def test_more_devices_see_the_same_numbers(tmp_path):
         print("same")
         """)
     )
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    environment = os.environ | flags | {"PYTHONPATH": os.path.dirname(__file__)}
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    settings = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.path.dirname(__file__)}
+    environment = os.environ | settings
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "same", done.stderr
 

@@ -1,8 +1,10 @@
 """Labels on the spot: energies, forces, stress and dipoles of structures by quantum chemistry."""
 
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, NamedTuple
@@ -41,7 +43,9 @@ class Arrangement(NamedTuple):
 class XTB:
     """Tight binding by tblite: `energy` (eV), `forces` (eV/angstrom), of molecules the `dipole` (elementary charges
     times angstroms), and of what is periodic along all three cell vectors the `stress` (eV/angstrom^3). Each structure
-    is solved from scratch, so that labels do not depend on their order.
+    is solved from scratch, so that labels do not depend on their order. It runs in one thread, unless the environment
+    variable OMP_NUM_THREADS says otherwise when tblite is first imported: several do not make small molecules faster,
+    and wait for each other where other programs need the processors. `labelled` shares work among processes.
 
     - `method`: GFN2-xTB (Bannwarth, Ehlert & Grimme, J. Chem. Theory Comput. 15, 1652, 2019), GFN1-xTB or IPEA1-xTB.
     - `accuracy`: 1 is tblite's usual one; smaller is more exact.
@@ -56,7 +60,8 @@ class XTB:
     iterations: int = 250
 
     def __call__(self, given: Arrangement) -> dict[str, Any]:
-        interface = _imported("tblite.interface")
+        with _one_thread():
+            interface = _imported("tblite.interface")
         if given.pbc.any() and not given.pbc.all():
             raise OracleError(f"tblite takes structures that are periodic along all vectors or none, got {given.pbc}")
         box = {"lattice": given.cell / BOHR, "periodic": given.pbc} if given.pbc.any() else {}
@@ -205,6 +210,18 @@ def _attempt(oracle: Oracle, given: Arrangement) -> dict[str, Any] | str:
 def _counted(result: Any, advance: Callable[[int], None]) -> Any:
     advance(1)
     return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What is imported within and counts its threads (OpenMP) then has one, unless the environment says how many."""
+    given = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = given or "1"
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ["OMP_NUM_THREADS"]
 
 
 def _imported(name: str) -> Any:

@@ -184,7 +184,7 @@ def _flat(terms: dict[str, Any]):
 def _rows(model, loss: Callable, batch):
     """Residuals, their derivatives (n, numbers), and how many belong to the misfit."""
     rows, columns = _value_and_gradients_traced(lambda m: _flat(loss(m, batch)), model)
-    return rows, columns, jax.eval_shape(lambda m: loss(m, batch)["misfit"], model).size
+    return rows, columns, eqx.filter_eval_shape(lambda m: loss(m, batch)["misfit"], model).size
 
 
 def _value_and_gradients(function: Callable, model):
