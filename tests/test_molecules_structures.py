@@ -59,6 +59,8 @@ def test_within_a_long_cutoff_all_atoms_of_a_molecule_are_neighbours(cutoff):
     "arguments, message",
     [
         ((np.zeros((2, 3)), 5.0), "apart; atoms may not overlap"),
+        ((np.array([[0.0, 0, 0], [0, 0, 1e6]]), 5.0), "has a molecule exploded"),
+        ((np.zeros((1, 3)), 5.0, np.diag([4.0, 4.0, 1e6]), (True,) * 3), "or a cell as long"),
         ((np.full((1, 3), np.nan), 5.0), "not finite"),
         ((np.zeros((1, 3)), 0.0), "cutoff must be a positive"),
         ((np.zeros((1, 3)), 5.0, np.zeros((3, 3)), (True, True, True)), "no volume"),

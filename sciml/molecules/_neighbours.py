@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int
 
 # Nuclei are never nearer than this, in angstroms: what is, is an atom that was entered twice.
 OVERLAP = 0.1
+# Cutoffs that a cell list may be long: at some hundred thousand of them vesin ends the process.
+FARTHEST = 10_000
 
 
 class Neighbours(NamedTuple):
@@ -27,8 +29,8 @@ def neighbour_list(
     """The neighbours of each atom within `cutoff` angstroms, all images of an atom in a small cell among them (found by
     vesin's cell list).
 
-    Raises ValueError where positions are not finite, atoms overlap, the cell is singular while something is periodic,
-    or the cutoff is not positive.
+    Raises ValueError where positions are not finite, atoms overlap or are farther apart than 10,000 cutoffs, the cell
+    is singular while something is periodic or longer than that, or the cutoff is not positive.
     """
     positions = np.asarray(positions, float)
     if not cutoff > 0 or not np.isfinite(cutoff):
@@ -73,9 +75,14 @@ def _pairs(positions, cutoff, box, pbc):
         from vesin import NeighborList
     except ImportError as error:
         raise ImportError("neighbour lists need vesin: pip install vesin") from error
+    size = float(np.linalg.norm(np.ptp(positions, axis=0))) if len(positions) else 0.0
+    if max(size, np.linalg.norm(box, axis=1).max()) > FARTHEST * cutoff:
+        raise ValueError(
+            f"neighbour_list: atoms {size:.3g} angstroms apart, or a cell as long, with a cutoff of {cutoff}; at most "
+            f"{FARTHEST:,} times the cutoff is supported (are positions in another unit, or has a molecule exploded?)"
+        )
     if not any(pbc):
         # vesin takes time in proportion to the cutoff cubed, however few atoms there are.
-        size = float(np.linalg.norm(np.ptp(positions, axis=0))) if len(positions) else 0.0
         cutoff = min(cutoff, 1 + size)
     search = NeighborList(cutoff=cutoff, full_list=True)
     # It wants a cell with volume even where nothing is periodic.
