@@ -142,10 +142,10 @@ def test_charge_flows_between_molecules():
 
 
 def test_far_atoms_have_charges_by_their_hardness():
-    """q = (chi' - chi) / (J + J') nearly."""
+    """q = (chi' - chi) / (J + J' - 2 e^2 / (4 pi eps_0 r))."""
     far = molecules.frames(np.array([[[0, 0, 0], [0, 0, 4e4]]]), [1, 8])
-    expected = (CHI[8] - CHI[1]) / (HARDNESS[1] + HARDNESS[8])
-    np.testing.assert_allclose(model().charges(molecules.structure(far, CUTOFF)), [expected, -expected], rtol=1e-5)
+    expected = (CHI[8] - CHI[1]) / (HARDNESS[1] + HARDNESS[8] - 2 * 14.3996 / 4e4)
+    np.testing.assert_allclose(model().charges(molecules.structure(far, CUTOFF)), [expected, -expected], rtol=1e-7)
 
 
 def test_the_energy_turns_and_moves_with_the_atoms(case):
