@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 import sciml
 from sciml import molecules
@@ -23,9 +23,9 @@ def double():
         yield
 
 
-def structure(positions, species, cell=None):
+def structure(positions, species, cell=None, cutoff=3.0):
     positions = np.asarray(positions, float)
-    found = neighbour_list(positions, 3.0, cell, (cell is not None,) * 3)
+    found = neighbour_list(positions, cutoff, cell, (cell is not None,) * 3)
     box = np.zeros((3, 3)) if cell is None else cell
     arrays = positions, np.asarray(species, np.int32), box, *found, np.float64(0)
     return Structure(*map(jnp.asarray, arrays))
@@ -60,6 +60,31 @@ def test_padding_is_invisible_and_far_atoms_count():
     assert not np.any(gradient(more)[3:]) and abs(float(gradient(s)[2, 1])) > 1e-4
 
 
+def test_a_molecule_within_the_cutoff_has_the_energy_of_all_its_pairs():
+    positions, species = [[0, 0, 0], [0, 0, 1.1], [0, 5.0, 0]], [6, 1, 6]
+    of_all, of_neighbours = one_reference(), one_reference(periodic=True)
+    assert float(of_neighbours(structure(positions, species, cutoff=6.0))) == pytest.approx(
+        float(of_all(structure(positions, species))), rel=1e-13
+    )
+    nothing = structure(positions, species, cutoff=0.5)
+    assert float(of_neighbours(nothing)) == 0.0
+
+
+def test_a_crystal_has_the_sum_over_its_images():
+    """And twice the cell twice the energy."""
+    cell, cutoff = np.array([[2.6, 0.3, 0.0], [0.0, 2.8, 0.2], [0.1, 0.0, 3.0]]), 9.0
+    steps = np.stack(np.meshgrid(*[np.arange(-5, 6)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    r = np.linalg.norm(steps @ cell, axis=1)
+    r = r[(r > 0) & (r < cutoff)] / BOHR
+    ratio = 3 * 3.0 * 3.0
+    end = PBE["a1"] * np.sqrt(ratio) + PBE["a2"]
+    expected = -0.5 * HARTREE * np.sum(20.0 / (r**6 + end**6) + PBE["s8"] * 20.0 * ratio / (r**8 + end**8))
+    model = one_reference(periodic=True)
+    assert float(model(structure([[0.1, 0.2, 0.3]], [6], cell, cutoff))) == pytest.approx(expected, rel=1e-12)
+    twice = structure([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3] + cell[1]], [6, 6], cell * [[1], [2], [1]], cutoff)
+    assert float(model(twice)) == pytest.approx(2 * expected, rel=1e-12)
+
+
 def test_bad_input():
     model = one_reference()
     with pytest.raises(ValueError, match="D3 knows the elements"):
@@ -89,3 +114,22 @@ def test_energies_and_gradients_are_those_of_the_reference_implementation(name):
     # The same to the digits of the constants that either uses.
     assert float(energy) == pytest.approx(HARTREE * expected["energy"], rel=1e-6)
     np.testing.assert_allclose(slope, HARTREE / BOHR * expected["gradient"], atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["C", "NaCl", "Si"])
+def test_crystals_are_those_of_the_reference_implementation(name):
+    """Energies, forces and stress of shaken and strained cells, with all sums cut at 15 angstroms."""
+    pytest.importorskip("tad_dftd3", reason="needs the extra [dispersion]")
+    interface = pytest.importorskip("dftd3.interface", reason="needs dftd3")
+    cutoff = 15.0
+    atoms = {"C": bulk("C"), "Si": bulk("Si"), "NaCl": bulk("NaCl", "rocksalt", a=5.64)}[name]
+    atoms.set_cell(atoms.cell.array + np.random.default_rng(0).uniform(-0.1, 0.1, (3, 3)), scale_atoms=True)
+    atoms.rattle(0.1, seed=0)
+    s = structure(atoms.positions, atoms.numbers, atoms.cell.array, cutoff)
+    found = molecules.energy_forces_stress(molecules.d3(atoms.numbers, periodic=True, **PBE), s)
+    reference = interface.DispersionModel(atoms.numbers, atoms.positions / BOHR, atoms.cell.array / BOHR, atoms.pbc)
+    reference.set_realspace_cutoff(*(cutoff / BOHR,) * 3)
+    expected = reference.get_dispersion(interface.RationalDampingParam(s9=0.0, **PBE), grad=True)
+    assert float(found.energy) == pytest.approx(HARTREE * expected["energy"], rel=1e-6)
+    np.testing.assert_allclose(found.forces, -HARTREE / BOHR * expected["gradient"], atol=1e-7)
+    np.testing.assert_allclose(found.stress, HARTREE * expected["virial"] / atoms.cell.volume, atol=1e-9)
