@@ -242,7 +242,8 @@ def test_a_potential_learns_the_forces_of_another():
     model = molecules.PaiNN([18], 5.0, width=16, layers=1, radial=8, key=KEY)
     stream = molecules.batches(data, 5.0, 20, buckets=1)
     loss = molecules.potential_misfit(energy=5.0, forces=5.0)
-    model, _ = sciml.fit(model, loss, stream, optax.adam(1e-2), steps=300, report=None)
+    falling = optax.adam(optax.cosine_decay_schedule(1e-2, 600))
+    model, _ = sciml.fit(model, loss, stream, falling, steps=600, report=None)
     found = molecules.errors(data, molecules.predicted(model, data, 5.0))
     assert found["force_rmse"] < 0.25 * np.sqrt(np.mean(data.atom_labels["forces"] ** 2))
 
