@@ -41,6 +41,8 @@ from ._latent import latent_ode as latent_ode
 from ._latent import observing as observing
 from ._latent import ode_rnn as ode_rnn
 from ._latent import smoother as smoother
+from ._latent_sde import LatentSDE as LatentSDE
+from ._latent_sde import latent_sde as latent_sde
 from ._losses import Weighed as Weighed
 from ._losses import estimated_noise as estimated_noise
 from ._losses import failures as failures

@@ -251,24 +251,48 @@ class LatentODE(eqx.Module):
 
     def posterior(self, observed: Series) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
         """Mean of the latent state, and the logarithm of its standard deviation; the prior has 0 and 0."""
-        last = self.encoder.states(backward(observed))[-1]
-        mean, raw = jnp.split(self.encoder.readout(last), 2)
-        return mean, WIDEST * jnp.tanh(raw / WIDEST)
+        return encode(self.encoder, observed)
 
     def sampled(self, observed: Series, ts: Any, args: Any = None, *, key: Array) -> Float[Array, "n m"]:
         """The trajectory of a latent state that is drawn from its distribution."""
         return self.decoded(drawn_state(self.posterior(observed), key), observed, ts, args)
 
+    def evidence(
+        self, observed: Series, ts: Any, args: Any = None, *, key: Array
+    ) -> tuple[Float[Array, "n m"], Float[Array, " r"]]:
+        """The trajectory of a latent state that is drawn, and residuals, half the sum of whose squares is the
+        divergence of its distribution from the prior.
+        """
+        posterior = self.posterior(observed)
+        return self.decoded(drawn_state(posterior, key), observed, ts, args), normal_divergence(*posterior)
+
     def decoded(self, z0: Float[Array, " d"], observed: Series, ts: Any, args: Any = None) -> Float[Array, "n m"]:
         """The trajectory of a latent state at the first row."""
         times = jnp.concatenate([jnp.asarray(observed.ts)[:1], jnp.asarray(ts)])
-        return jax.vmap(self.decoder)(self.dynamics(z0, times, args)[1:])
+        return decode(self.decoder, self.dynamics(z0, times, args)[1:])
+
+
+def encode(encoder: ODERNN, observed: Series) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    """Mean and logarithm of the deviation that the encoder reads from the last row to the first."""
+    mean, raw = jnp.split(encoder.readout(encoder.states(backward(observed))[-1]), 2)
+    return mean, WIDEST * jnp.tanh(raw / WIDEST)
+
+
+def decode(decoder: Callable, zs: Float[Array, "n d"]) -> Float[Array, "n m"]:
+    """The values of latent states, NaN where these are. Nothing of a failed state reaches the decoder's gradient."""
+    reached = jnp.all(jnp.isfinite(zs), axis=1, keepdims=True)
+    return jnp.where(reached, jax.vmap(decoder)(jnp.where(reached, zs, 0)), jnp.nan)
 
 
 def drawn_state(posterior: tuple[Float[Array, " d"], Float[Array, " d"]], key: Array) -> Float[Array, " d"]:
     """Mean plus deviation times normal numbers."""
     mean, log_deviation = posterior
     return mean + jnp.exp(log_deviation) * jax.random.normal(key, mean.shape, mean.dtype)
+
+
+def normal_divergence(mean: Float[Array, " d"], log_deviation: Float[Array, " d"]) -> Float[Array, " r"]:
+    """Residuals, half the sum of whose squares is the divergence from the standard normal distribution."""
+    return jnp.concatenate([mean, _widened(log_deviation)])
 
 
 def latent_ode(
@@ -334,9 +358,9 @@ def annealed(data: Callable, steps: int) -> Annealed:
 
 
 def elbo(*, scale: Any = 1.0, failed: float = 10.0) -> Callable:
-    """The loss `(model, batch) -> {"misfit": ..., "divergence": ...}` of a `LatentODE` and `Drawn` trajectories, the
-    negative evidence lower bound (Kingma & Welling, ICLR 2014) as residuals: the sum of the mean squares of both is
-    -2 / (n m) times the bound of a trajectory of n times and m components, but for a constant.
+    """The loss `(model, batch) -> {"misfit": ..., "divergence": ...}` of a `LatentODE` or `LatentSDE` and `Drawn`
+    trajectories, the negative evidence lower bound (Kingma & Welling, ICLR 2014) as residuals: the sum of the mean
+    squares of both is -2 / (n m) times the bound of a trajectory of n times and m components, but for a constant.
 
     - `scale`: the standard deviation of the normal noise of observations, a number or one by component.
     - `failed`: as in `trajectory_misfit`.
@@ -345,13 +369,8 @@ def elbo(*, scale: Any = 1.0, failed: float = 10.0) -> Callable:
     def loss(model, batch):
         batch = jax.tree.map(jnp.asarray, batch)
         data = batch.data
-
-        def one(observed, ts, args, key):
-            posterior = model.posterior(observed)
-            return model.decoded(drawn_state(posterior, key), observed, ts, args), *posterior
-
-        ys, mean, log_deviation = jax.vmap(one)(data.y0, data.ts, data.args, batch.keys)
-        apart = jnp.concatenate([mean, _widened(log_deviation)], axis=1)
+        one = lambda observed, ts, args, key: model.evidence(observed, ts, args, key=key)  # noqa: E731
+        ys, apart = jax.vmap(one)(data.y0, data.ts, data.args, batch.keys)
         weight = batch.weight[:, None] * apart.shape[1] / (data.ys.shape[1] * data.ys.shape[2])
         misfit = residuals_of(ys, data, jnp.asarray(scale), None, None, failed)
         return {"misfit": misfit, "divergence": jnp.sqrt(weight) * apart}
@@ -359,7 +378,7 @@ def elbo(*, scale: Any = 1.0, failed: float = 10.0) -> Callable:
     return loss
 
 
-def _widened(log_deviation: Float[Array, "k d"]) -> Float[Array, "k d"]:
+def _widened(log_deviation: Float[Array, " *n"]) -> Float[Array, " *n"]:
     """The root, with a sign, of s^2 - 1 - 2 log(s), which with the mean's square makes twice the divergence."""
     small = jnp.abs(log_deviation) < 0.01
     # Both signs of a square root have no derivative at zero; its series has.

@@ -41,7 +41,7 @@ class Network(eqx.Module):
     timed: bool = eqx.field(default=False, static=True)
     inputs: int = eqx.field(default=0, static=True)
 
-    def __call__(self, t: Any, y: Float[Array, " d"], args: Any) -> Float[Array, " d"]:
+    def __call__(self, t: Any, y: Float[Array, " d"], args: Any) -> Float[Array, " m"]:
         parts = [y]
         if self.timed:
             parts.append(jnp.reshape(t, (1,)).astype(y.dtype))

@@ -115,7 +115,7 @@ class Between(AbstractSteps):
         """As in `AbstractSteps`."""
         known = jnp.all(jnp.isfinite(y0))
         start = jnp.where(known, y0, 0)
-        guard = _Guarded(self.limit, False)
+        guard = Guarded(self.limit)
         # Its four evaluations in a step are traced and differentiated once.
         rates = jax.jit(lambda t, y: guard(t, y, (field, start, args)))
 
@@ -199,16 +199,16 @@ def with_failures(ys: Float[Array, "n d"], limit: float) -> Float[Array, "n d"]:
 
 def guarded(steps: Steps) -> Callable:
     """What Diffrax integrates: it gets right-hand side, initial state and arguments together."""
-    return _Guarded(steps.limit, steps.checked)
+    return Guarded(steps.limit, steps.checked)
 
 
-class _Guarded(eqx.Module):
+class Guarded(eqx.Module):
     """A right-hand side that is zero where the state exceeds the limit; it is then evaluated at the initial state, so
-    that no derivative of it is infinite either.
+    that no derivative of it is infinite either. `checked` holds for values that are not finite too.
     """
 
     limit: float = eqx.field(static=True)
-    checked: bool = eqx.field(static=True)
+    checked: bool = eqx.field(default=False, static=True)
 
     def __call__(self, t, y, everything):
         field, y0, args = everything

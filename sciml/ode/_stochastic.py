@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ..nn import mlp
 from ..nn._layers import require_positive
 from ._models import Network
-from ._steps import with_failures
+from ._steps import Guarded, with_failures
 
 # A component beyond it is that of a failed solution, as in `Steps`.
 LIMIT = 1e6
@@ -33,8 +33,8 @@ class SDE(eqx.Module):
 
     `y0` is the state (d,) at the first of the times `ts` (n,), which do not decrease. The same key is the same Brownian
     motion for the solvers named here and, at times that halving the whole interval gives, for all steps. Where the
-    solution failed `ys` (n, d) are NaN from there on. Raises ValueError for `substeps` below 1 and shapes that do not
-    fit.
+    solution failed `ys` (n, d) are NaN from there on, and no gradient is. Raises ValueError for `substeps` below 1 and
+    shapes that do not fit.
     """
 
     drift: Callable
@@ -50,17 +50,18 @@ class SDE(eqx.Module):
         y0 = y0.astype(jnp.result_type(y0, float))
         ts = jnp.asarray(ts, y0.dtype)
         shape = noise_shape(self, ts[0], y0, args)
-        begin, length = ts[:-1, None], jnp.diff(ts)[:, None]
-        share = jnp.arange(self.substeps + 1) / self.substeps
-        # Rounding must not lead beyond the interval.
-        times = jnp.minimum(begin + share * length, ts[1:, None])
+        length = jnp.diff(ts)
+        times = refined(ts, self.substeps)
         smallest = jnp.min(jnp.where(length > 0, length, jnp.inf), initial=jnp.inf) / self.substeps
         smallest = jnp.where(jnp.isfinite(smallest), smallest, 1.0)
         end = jnp.maximum(ts[-1], ts[0] + smallest)
         noise = diffrax.VirtualBrownianTree(
             ts[0], end, smallest / 2, jax.ShapeDtypeStruct(shape[-1:], y0.dtype), key, _levy_area(self.solver)
         )
-        terms = diffrax.MultiTerm(diffrax.ODETerm(self.drift), diffrax.ControlTerm(self._operator, noise))
+        guard = Guarded(LIMIT)
+        drift = diffrax.ODETerm(lambda t, y, args: guard(t, y, (self.drift, y0, args)))
+        spread = diffrax.ControlTerm(lambda t, y, args: _operator(guard(t, y, (self.diffusion, y0, args))), noise)
+        terms = diffrax.MultiTerm(drift, spread)
 
         def step(carry, interval):
             y, state = carry
@@ -79,10 +80,6 @@ class SDE(eqx.Module):
         _, ys = jax.lax.scan(interval, (y0, state), times)
         return with_failures(jnp.concatenate([y0[None], ys]), LIMIT)
 
-    def _operator(self, t, y, args):
-        values = self.diffusion(t, y, args)
-        return lineax.DiagonalLinearOperator(values) if jnp.ndim(values) == 1 else values
-
     def matrix(self, t: Any, y: Float[Array, " d"], args: Any) -> Float[Array, "d m"]:
         """The diffusion as a matrix."""
         values = jnp.asarray(self.diffusion(t, y, args))
@@ -97,6 +94,18 @@ class SDE(eqx.Module):
             return drift
         slopes = jax.jacfwd(lambda y: self.matrix(t, y, args))(y)
         return drift + 0.5 * jnp.einsum("ikj,jk->i", slopes, self.matrix(t, y, args))
+
+
+def _operator(values):
+    return lineax.DiagonalLinearOperator(values) if values.ndim == 1 else values
+
+
+def refined(ts: Float[Array, " n"], substeps: int) -> Float[Array, "intervals times"]:
+    """The times of the steps in each interval, its ends among them."""
+    begin, length = ts[:-1, None], jnp.diff(ts)[:, None]
+    # Rounding must not lead beyond the interval.
+    times = jnp.minimum(begin + jnp.arange(substeps + 1) / substeps * length, ts[1:, None])
+    return times.at[:, -1].set(ts[1:])
 
 
 def noise_shape(model: SDE, t: Any, y: Float[Array, " d"], args: Any) -> tuple[int, ...]:
