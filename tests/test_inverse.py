@@ -32,7 +32,7 @@ def decay(seed, count=100, noise=0.02, guess=0.5):
 @pytest.fixture(scope="module")
 def decayed():
     pde, t, u = decay(0)
-    return solve(pde, budget=30.0, report=None), t, u
+    return solve(pde, budget=120.0, report=None), t, u
 
 
 def test_a_rate_and_its_standard_error(decayed):
