@@ -295,7 +295,9 @@ def _settings(card, rest: list[str], others: list[str]) -> dict[str, Any]:
         name, _, value = word[2:].partition("=")
         name = name.replace("-", "_")
         if name not in card.settings:
-            raise UsageError(f"no setting '{name}' in {card.name}; {nearest_names(name, [*card.settings, *others])}")
+            # A problem may have a setting of the same name as an option, such as the seed.
+            known = list(dict.fromkeys([*card.settings, *others]))
+            raise UsageError(f"no setting '{name}' in {card.name}; {nearest_names(name, known)}")
         if not value:
             if not words:
                 raise UsageError(f"--{name} needs a value, as in --{name} {card.settings[name]}")

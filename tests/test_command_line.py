@@ -123,6 +123,7 @@ def test_help_shows_card_and_settings_without_running_the_file(capsys):
         (["run", "absent.py"], "no file absent.py"),
         (["run", "own.py", "--step", "3"], "'steps'"),
         (["run", "own.py", "--sed", "3"], "'seed'"),
+        (["run", "lennard_jones", "--sede", "3"], "did you mean 'seed'?"),
         (["run", "own.py", "--steps", "2.5"], "whole number"),
         (["run", "own.py", "--steps", "many"], "must be a number"),
         (["run", "own.py", "--rate", "fast"], "must be a number"),
