@@ -207,9 +207,9 @@ def test_what_waves_leave_decides_between_many_windows_and_many_waves(residual, 
     """Trials that waves fit best; the random features, which come last, leave all."""
     tried = []
 
-    def attempt(pde, size, factor, key, deadline):
+    def attempt(pde, size, kind, key, deadline):
         tried.append(size)
-        fit = Fit(None, residual if factor is None else 1.0, None, {})  # pyright: ignore
+        fit = Fit(None, residual if kind.factor is None else 1.0, None, {})  # pyright: ignore
         return _direct._Attempt(_direct.Direct(fit, "", "", 0), 1.0, 0.0)
 
     monkeypatch.setattr(_direct, "_march", attempt)

@@ -162,12 +162,15 @@ class WindowedFeatures(eqx.Module):
     """`(in_size,) -> (out_size,)`: features of their own, and an output, in each of several windows of equal length
     along one input, which goes from -1 to 1 in each window. Beyond the ends the outermost windows go on.
 
-    The arrays of `hidden` and `output` have the windows as their first axis.
+    The arrays of `hidden` and `output` have the windows as their first axis. In all windows but the first, features are
+    divided by ((1 + input) / 2)^power: where they are multiplied by that, to be zero at the beginning, they are the
+    same in all those.
     """
 
     hidden: Callable
     output: Float[Array, "windows out_size features"]
     axis: int = eqx.field(static=True)
+    power: int = eqx.field(static=True, default=0)
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
         windows = self.output.shape[0]
@@ -176,7 +179,8 @@ class WindowedFeatures(eqx.Module):
         window = jnp.clip(jnp.floor((place + 1) / 2 * windows), 0, windows - 1).astype(int)
         arrays, static = eqx.partition(self.hidden, eqx.is_array)
         hidden = eqx.combine(jax.tree.map(lambda a: a[window], arrays), static)
-        return self.output[window] @ hidden(in_window(x, self.axis, windows, window))
+        features = hidden(in_window(x, self.axis, windows, window))
+        return self.output[window] @ _divided(features, x[self.axis], window, self.power)
 
 
 class InWindow(eqx.Module):
@@ -186,9 +190,15 @@ class InWindow(eqx.Module):
     window: Array
     windows: int = eqx.field(static=True)
     axis: int = eqx.field(static=True)
+    power: int = eqx.field(static=True, default=0)
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
-        return self.hidden(in_window(x, self.axis, self.windows, self.window))
+        features = self.hidden(in_window(x, self.axis, self.windows, self.window))
+        return _divided(features, x[self.axis], self.window, self.power)
+
+
+def _divided(features: Float[Array, " features"], x: Float[Array, ""], window, power: int) -> Float[Array, " features"]:
+    return features / jnp.where(window > 0, (1 + x) / 2, 1.0) ** power if power else features
 
 
 def in_window(x: Float[Array, " in_size"], axis: int, windows: int, window) -> Float[Array, " in_size"]:

@@ -78,7 +78,9 @@ def degree_sets(found: Decay, count: int) -> tuple[np.ndarray, np.ndarray]:
     features)`: the most whose number for all outputs is about `count` of each.
     """
     limit, best = COMPLETION * count * len(found.weights), None
-    for level in np.arange(1.0, HIGHEST_DEGREE + 1, 0.5 if (found.weights % 1).any() or found.offsets.any() else 1.0):
+    # Where one axis needs many more degrees than others, these have more when it has reached the highest.
+    highest = HIGHEST_DEGREE * max(1.0, found.weights.max() / 2)
+    for level in np.arange(1.0, highest + 1, 0.5 if (found.weights % 1).any() or found.offsets.any() else 1.0):
         sets = [_set(w, p, max(0.0, level + offset)) for w, offset, p in zip(*found)]
         if best is not None and sum(map(len, sets)) > limit:
             break

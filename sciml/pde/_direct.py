@@ -7,8 +7,21 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
+from ._declared import Declared, declared_degrees
 from ._inverse import is_inverse, solve_inverse
-from ._linear import ENOUGH, MANY, Fit, described, is_affine, measured, refined, solve_whole, suits_polynomials, tried
+from ._linear import (
+    ENOUGH,
+    MANY,
+    SMOOTH,
+    Fit,
+    described,
+    is_affine,
+    measured,
+    refined,
+    solve_whole,
+    suits_polynomials,
+    tried,
+)
 from ._march import Plan, has_waves, initial_groups, march
 from ._pde import PDE
 
@@ -32,6 +45,9 @@ WAVES_LADDER = (
 # Where waves are too coarse to be judged: many short windows (Kuramoto-Sivashinsky, chaotic: 32 windows of 2,400 leave
 # 0.03 of the residual in 182 s; 256 of 1,120, 0.001 in 119 s).
 LONG_LADDER = ((128, 1120, 4), (256, 1120, 4), (256, 1600, 4), (512, 1600, 4), (512, 2400, 4))
+# Of polynomials, where a window after the first few takes little time: as many as what is declared asks for, and more.
+POLYNOMIAL_WINDOWS = (16, 32, 64, 128, 256)
+DEGREES, MOST_POLYNOMIALS, LARGE_TRIAL = (1.0, 1.25, 1.6, 2.0), 3200, 1200
 # A solution takes at most so many times as long as the one before, so that easy problems end early.
 GROWTH = 25.0
 # Times the usual spread, features do not follow the fields but are spread evenly, all of them steep.
@@ -111,7 +127,7 @@ def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool,
     (whole_key, march_key), deadline = keys, until.whole
     found: list[Direct] = []
     if affine and has_waves(pde):
-        fast = _march(pde, FAST_TRIAL, None, march_key, until.last)
+        fast = _march(pde, FAST_TRIAL, _Kind(FAST_TRIAL, FAST_LADDER), march_key, until.last)
         found += [fast.direct] if fast is not None else []
     if _enough(found):
         return found
@@ -123,7 +139,7 @@ def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool,
             trial = refined(pde, trial, whole_key, refined_by, affine)
         found.append(_described(trial))
     if windows and not _enough(found, GOOD):
-        for better in _marched(pde, march_key, until):
+        for better in _marched(pde, march_key, until, affine):
             found.append(better)
             if _enough(found):
                 return found
@@ -160,6 +176,17 @@ def _described(fit: Fit) -> Direct:
     )
 
 
+class _Kind(NamedTuple):
+    """Features of windows: by how much steeper than usual random ones are, or the degrees declared for polynomials, or
+    neither for waves; numbers of windows and features (of waves: also of polynomials of time) of a trial, and after it.
+    """
+
+    trial: tuple[int, ...]
+    ladder: tuple[tuple[int, ...], ...]
+    factor: float | None = None
+    declared: Declared | None = None
+
+
 class _Attempt(NamedTuple):
     """A solution in windows, the seconds that one window took, and those for the rest, compilation most of all."""
 
@@ -168,22 +195,23 @@ class _Attempt(NamedTuple):
     rest: float
 
 
-def _marched(pde: PDE, key: Array, until: Until) -> Iterator[Direct]:
+def _marched(pde: PDE, key: Array, until: Until, affine: bool = False) -> Iterator[Direct]:
     """Solutions in windows, more and more accurate, while there is time."""
-    kinds = [(WAVES_TRIAL, WAVES_LADDER, None), (FAST_TRIAL, FAST_LADDER, None)] if has_waves(pde) else []
-    kinds += [(TRIAL, LADDER, factor) for factor in (1.0, 2.0, EVEN_FACTOR)]
     trials = []
-    for size, ladder, factor in kinds:
-        attempt = _march(pde, size, factor, key, until.last)
+    for kind in _kinds(pde, key, affine):
+        attempt = _march(pde, kind.trial, kind, key, until.last)
         if attempt is not None:
-            trials.append((attempt.direct.fit.residual, attempt, size, ladder, factor))
+            trials.append((attempt.direct.fit.residual, attempt, kind))
             yield attempt.direct
+            if kind.declared is not None and attempt.direct.fit.residual <= SMOOTH:
+                break
     if not trials:
         return
-    residual, last, size, ladder, factor = min(trials, key=lambda t: min(t[0], UNRESOLVED))
-    if residual > HOPELESS and factor is not None:
+    residual, last, kind = min(trials, key=lambda t: min(t[0], UNRESOLVED))
+    size, ladder = kind.trial, kind.ladder
+    if residual > HOPELESS and kind.factor is not None:
         return
-    if residual > UNRESOLVED and factor is None:
+    if residual > UNRESOLVED and ladder in (WAVES_LADDER, FAST_LADDER):
         ladder = LONG_LADDER
     # Trials of the same shapes share what the first compiled.
     last = last._replace(rest=max(t[1].rest for t in trials))
@@ -191,13 +219,39 @@ def _marched(pde: PDE, key: Array, until: Until) -> Iterator[Direct]:
         plan = _next(last, size, ladder, until.planned - time.perf_counter())
         if plan is None:
             return
-        attempt = _march(pde, plan, factor, key, until.last)
+        attempt = _march(pde, plan, kind, key, until.last)
         if attempt is None:
-            # It took longer than expected: a smaller one may not.
-            ladder = ladder[: ladder.index(plan)]
+            # It took longer than expected, or errors grew from window to window: smaller or fewer ones may not.
+            ladder = tuple(p for i, p in enumerate(ladder) if i < ladder.index(plan) or p[0] < plan[0])
             continue
         last, size = attempt._replace(rest=max(attempt.rest, last.rest)), plan
         yield last.direct
+
+
+def _kinds(pde: PDE, key: Array, affine: bool) -> list[_Kind]:
+    """What to try in windows."""
+    found = [_Kind(WAVES_TRIAL, WAVES_LADDER), _Kind(FAST_TRIAL, FAST_LADDER)] if has_waves(pde) else []
+    # Layers that form in one dimension of space are for random features, which follow them.
+    smooth = suits_polynomials(pde) and (affine or len(pde.axes) > 2)
+    declared = declared_degrees(pde, key) if smooth else None
+    if declared is not None and declared.shape(1, POLYNOMIAL_WINDOWS[-1]) is not None:
+        ladder = _polynomial_ladder(pde, declared)
+        found.append(_Kind(_polynomial_trial(ladder), ladder, declared=declared))
+    return found + [_Kind(TRIAL, LADDER, factor) for factor in (1.0, 2.0, EVEN_FACTOR)]
+
+
+def _polynomial_ladder(pde: PDE, declared: Declared) -> tuple[tuple[int, ...], ...]:
+    least = pde.out_size * declared.count(POLYNOMIAL_WINDOWS[-1])
+    counts = [int(least * more ** len(pde.axes)) for more in DEGREES]
+    counts = [c for c in counts if c <= MOST_POLYNOMIALS] or [MOST_POLYNOMIALS]
+    plans = [(windows, count) for windows in POLYNOMIAL_WINDOWS for count in counts]
+    return tuple(sorted(plans, key=lambda p: p[0] * p[1] ** 2))
+
+
+def _polynomial_trial(ladder: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """The first plan with enough windows and polynomials to show whether more of them help."""
+    least = min(count for _, count in ladder)
+    return next((p for p in ladder if p[0] > POLYNOMIAL_WINDOWS[0] and least < p[1] <= LARGE_TRIAL), ladder[0])
 
 
 def _next(last: _Attempt, size: tuple[int, ...], ladder, left: float) -> tuple[int, ...] | None:
@@ -222,20 +276,25 @@ def _spread(pde: PDE, features: int) -> float:
     return max(0.5, trial * (features / TRIAL[1]) ** (0.5 / space))
 
 
-def _march(pde: PDE, size: tuple[int, ...], factor: float | None, key: Array, deadline: float) -> _Attempt | None:
+def _march(pde: PDE, size: tuple[int, ...], kind: _Kind, key: Array, deadline: float) -> _Attempt | None:
     windows, features, *degrees = size
-    spread = None if factor is None else factor * _spread(pde, features)
-    plan = Plan(windows, features, spread, degrees=degrees[0] if degrees else 0, following=factor != EVEN_FACTOR)
+    spread = None if kind.factor is None else kind.factor * _spread(pde, features)
+    shape = None if kind.declared is None else kind.declared.shape(pde.out_size, windows)
+    if shape is None and kind.declared is not None:
+        return None
+    following = kind.factor is not None and kind.factor != EVEN_FACTOR
+    plan = Plan(windows, features, spread, degrees=degrees[0] if degrees else 0, following=following, shape=shape)
     began = time.perf_counter()
     marched = march(pde, plan, key, deadline)
     if marched is None:
         return None
     fit = measured(pde, pde.model(marched.network), jax.random.fold_in(key, 1), spread)
-    kind = "waves times polynomials of time" if factor is None else f"random tanh features of spread {spread:g}"
+    waves = "waves times polynomials of time" if shape is None else "polynomials"
+    named = waves if spread is None else f"random tanh features of spread {spread:g}"
     direct = Direct(
         fit,
         f"least squares in {plan.windows} windows of time, one after the other",
-        f"{plan.features} {kind} in each window",
+        f"{plan.features} {named} in each window",
         marched.network.output.size,
     )
     return _Attempt(direct, marched.pace, time.perf_counter() - began - plan.windows * marched.pace)

@@ -21,7 +21,8 @@ from ._compile import compiled_quickly
 from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
 from ._crowded import crowded
-from ._degrees import Found, decay, degree_sets, is_uneven, total_degree
+from ._declared import declared_degrees
+from ._degrees import Decay, Found, decay, degree_sets, is_uneven, total_degree
 from ._domain import Box, Domain, Product
 from ._pde import INTERIOR, PDE
 from ._rows import interior_rows, jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
@@ -104,10 +105,13 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
     share, adapted = max(1, pde.out_size), pde.in_size > 1
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
+        if count // share <= best.fields.network.output.shape[1]:
+            continue
         for spread in (best.spread, *next_larger(pde, best.spread)):
             began = time.perf_counter()
             before = best if spread is None else None
-            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, 100 + i), before, adapted)
+            shape = decay(best.found) if adapted and before is not None and best.found is not None else None
+            full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, 100 + i), before, shape)
             stuck = spread is None and full.residual > best.residual / 2
             # Degrees that seemed of no use may be of use.
             converged, adapted = stuck and not adapted, adapted and not stuck
@@ -123,14 +127,31 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
 def tried(pde: PDE, key: Array, budget: float, affine: bool, polynomials_only: bool = False) -> Fit:
     """The best of small trials of polynomials and of random features of several scales, as long as those improve."""
     deadline, trials = time.perf_counter() + budget, []
+    count = TRIAL_FEATURES // max(1, pde.out_size)
     for i, spread in enumerate([None] if polynomials_only else kinds(pde)):
-        count = TRIAL_FEATURES // max(1, pde.out_size)
-        trials.append(_fit(pde, count, spread, affine, jax.random.fold_in(key, i)))
+        own = jax.random.fold_in(key, i)
+        if spread is None:
+            trials += _with_declared_degrees(pde, count, affine, own)
+            if trials and trials[-1].residual <= PROMISING:
+                break
+        trials.append(_fit(pde, count, spread, affine, own))
         if spread is None and SMOOTH < trials[-1].residual < PROMISING and is_uneven(trials[-1].found):
-            trials.append(_fit(pde, count, spread, affine, jax.random.fold_in(key, i), trials[-1], adapted=True))
+            trials.append(_fit(pde, count, spread, affine, own, trials[-1], decay(trials[-1].found)))
         if time.perf_counter() > deadline or (spread is None and trials[-1].residual <= SMOOTH) or _worsens(trials):
             break
     return min(trials, key=lambda t: t.residual / (PREFERENCE if t.spread is None else 1))
+
+
+def _with_declared_degrees(pde: PDE, count: int, affine: bool, key: Array) -> list[Fit]:
+    """A trial of the polynomials that what is declared asks for, where they are others than all up to a degree."""
+    if len(pde.axes) >= MANY:
+        return []
+    declared = declared_degrees(pde, key)
+    shape = None if declared is None else declared.shape(pde.out_size)
+    if declared is None or shape is None or (shape.weights < 2).all():
+        return []
+    most = FEATURES[1] // max(1, pde.out_size) if affine else count
+    return [_fit(pde, int(np.clip(declared.count(), count, most)), None, affine, key, shape=shape)]
 
 
 def _worsens(trials: list[Fit]) -> bool:
@@ -203,12 +224,12 @@ def _fit(
     affine: bool,
     key: Array,
     before: Fit | None = None,
-    adapted: bool = False,
+    shape: Decay | None = None,
 ) -> Fit:
-    """By `count` features for each field; of polynomials beginning with fewer, and `adapted` to them."""
+    """By `count` features for each field; of polynomials beginning with fewer, of degrees of a `shape`."""
     drawn, fitted, checked = jax.random.split(key, 3)
     if spread is None:
-        network, kept = _polynomials(pde, count, before if adapted else None)
+        network, kept = _polynomials(pde, count, shape)
         start = _start(network, kept, before)
     else:
         network = with_corners(pde, draw_features(pde, count, spread, drawn))
@@ -238,14 +259,14 @@ def _fit(
     return fit
 
 
-def _polynomials(pde: PDE, count: int, before: Fit | None) -> tuple[RandomFeatures, np.ndarray]:
+def _polynomials(pde: PDE, count: int, shape: Decay | None) -> tuple[RandomFeatures, np.ndarray]:
     """About `count` polynomials for each field and what else belongs to the domain, and what each output is made of."""
     outputs = pde.parts * len(pde.fields)
-    if before is None or before.found is None:
+    if shape is None:
         degrees = total_degree(pde.in_size, count)
         kept = np.ones((outputs, len(degrees)), bool)
     else:
-        degrees, kept = degree_sets(decay(before.found), count)
+        degrees, kept = degree_sets(shape, count)
     network = with_corners(pde, _of_degrees(pde, degrees))
     more = network.output.shape[1] - kept.shape[1]
     return network, np.concatenate([kept, np.ones((outputs, more), bool)], axis=1)

@@ -17,11 +17,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._loss import Groups
-from ..nn import InWindow, RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures
-from ..optim._newton import Factored, Normal, minimise
+from ..nn import (
+    InWindow,
+    PolynomialFeatures,
+    RandomFeatures,
+    TanhFeatures,
+    WaveFeatures,
+    WindowedFeatures,
+)
+from ..optim._newton import Corrected, Factored, Normal, minimise
 from ._condition import Value
 from ._constraint import features as inputs_at
 from ._crowded import crowded
+from ._degrees import Decay, degree_sets
 from ._derivatives import derivatives
 from ._domain import TIME, Box, Product
 from ._names import Derivative
@@ -37,19 +45,20 @@ POOL = 4096
 # Velocities count as much as fields that swing once in about this share of all time, over 2 pi.
 SWING = 0.15
 POINTS_PER_FEATURE = 3
-# Residuals of this size mean that a window was not solved.
+# Residuals of this size, relative to those of zero output in the first window if that is more than one, mean that a
+# window was not solved.
 LOST = 1e3
 
 
-Hidden = TanhFeatures | WaveFeatures
+Hidden = TanhFeatures | WaveFeatures | PolynomialFeatures
 
 
 class Plan(NamedTuple):
     """How many windows and features there are, and the standard deviation of the features' weights for space.
 
-    Without a spread they are waves, along axes that are all periodic, each times as many polynomials of time as
-    `degrees` says. Features that do not follow the fields are the same in all windows, so that what a window begins
-    with is in the span of its features: errors grow less where nothing damps them.
+    Without a spread they are polynomials of a `shape`, or waves, along axes that are all periodic, each times as many
+    polynomials of time as `degrees` says. Features that do not follow the fields are the same in all windows, so that
+    what a window begins with is in the span of its features: errors grow less where nothing damps them.
     """
 
     windows: int
@@ -57,6 +66,7 @@ class Plan(NamedTuple):
     spread: float | Array | None = None
     degrees: int = 6
     following: bool = True
+    shape: Decay | None = None
 
 
 def initial_groups(pde: PDE) -> tuple[str, ...]:
@@ -94,21 +104,21 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
     be solved or time will be up before the last.
     """
     # As an array, so that another spread is no new program.
-    waves = plan.spread is None
-    plan = plan if waves else plan._replace(spread=jnp.asarray(plan.spread))
+    fixed = plan.spread is None
+    plan = plan if fixed else plan._replace(spread=jnp.asarray(plan.spread))
     drawn, placed = jax.random.split(key)
-    # Waves are nearly orthogonal, tanh features nearly dependent.
-    factor = Normal if waves else Factored
+    # Waves are nearly orthogonal, polynomials not far from it, tanh features nearly dependent.
+    factor = Factored if not fixed else Normal if plan.shape is None else Corrected
     pool = _pool(pde, placed)
-    shared = _even(pde, plan, drawn, placed)
+    shared = _polynomials(pde, plan, placed) if plan.shape is not None else _even(pde, plan, drawn, placed)
     networks: list[RandomFeatures] = []
     follows = False
-    times = [time.perf_counter()]
+    repeated, limit, times = None, np.inf, [time.perf_counter()]
     for window in range(plan.windows):
         begin = _begin(pde, plan, window)
         previous = networks[-1] if networks else _window(pde, plan, shared.hidden, 0)
         used = shared
-        if plan.following and not waves:
+        if plan.following and not fixed:
             steepness = _steepness(pde, previous, jnp.asarray(begin), pool)
             # Once they follow, features go on to: even ones would lose what they have resolved.
             follows = follows or float(steepness.contrast) > STEEP
@@ -117,12 +127,17 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
         batch = _moved(pde, plan, used.batch, window)
         network = _window(pde, plan, used.hidden, window)
         known = _known(pde, network if window == 0 else previous, batch, declared=window == 0)
-        tables = tabulate(pde, network, batch, known)
-        if used.factored is not None and window > 1:
+        tables = tabulate(pde, network, batch, known, repeated)
+        if plan.shape is not None and window > 0 and _initial_order(pde) is not None:
+            repeated = tables
+        if window == 0:
+            limit = LOST * max(1.0, float(jnp.linalg.norm(residual_rows(pde, tables, network.output))))
+        # Two windows before this one have the same features; polynomials in the first have others.
+        if used.factored is not None and window > (1 if plan.shape is None else 2):
             start, factored = _extrapolated(networks), used.factored
         else:
             start, factored = _newton_step(pde, tables, network.output.shape, previous, jnp.asarray(begin), factor)
-        found = _solved(pde, network, tables, start, factored, factor)
+        found = _solved(pde, network, tables, start, factored, factor, limit)
         if found is None or _expected_end(times, plan.windows) > deadline:
             return None
         network, factored = found
@@ -199,10 +214,27 @@ def _even(pde: PDE, plan: Plan, drawn: Array, placed: Array) -> _Basis:
         hidden = _waves(pde, count, plan.degrees)
     else:
         hidden = _features(pde, plan, points, jnp.zeros(()), jnp.zeros((count, len(pde.axes))), directions)
-    batch = {n: pde.draw(pde.groups[n], count, placed, even=True) for n, count in _counts(pde, plan).items()}
+    batch = _even_points(pde, _counts(pde, plan), placed)
     # The ends of a window are a part of its boundary.
     batch[INTERIOR] = crowded(pde.domain, batch[INTERIOR], pde.periodic_axes)
     return _Basis(hidden, Groups(batch))
+
+
+def _even_points(pde: PDE, counts: dict[str, int], placed: Array) -> dict[str, Array]:
+    return {n: pde.draw(pde.groups[n], count, placed, even=True) for n, count in counts.items()}
+
+
+def _polynomials(pde: PDE, plan: Plan, placed: Array) -> _Basis:
+    """Polynomials, and points that crowd towards the boundary, on which they depend most."""
+    assert plan.shape is not None
+    degrees, _ = degree_sets(plan.shape, plan.features // pde.out_size)
+    counts = _counts(pde, plan._replace(features=pde.out_size * len(degrees)))
+
+    @eqx.filter_jit
+    def points(placed):
+        return {n: crowded(pde.domain, p) for n, p in _even_points(pde, counts, placed).items()}
+
+    return _Basis(PolynomialFeatures(jnp.asarray(degrees), int(degrees.max())), Groups(points(placed)))
 
 
 @eqx.filter_jit
@@ -281,7 +313,7 @@ def _counts(pde: PDE, plan: Plan) -> dict[str, int]:
     return {n: interior if n == INTERIOR else max(64, interior // (4 if n in initial else 8)) for n in labels}
 
 
-def _solved(pde, network, tables, start, factored, factor) -> tuple[RandomFeatures, Any] | None:
+def _solved(pde, network, tables, start, factored, factor, limit) -> tuple[RandomFeatures, Any] | None:
     shape = network.output.shape
     found = minimise(
         lambda output: residual_rows(pde, tables, output.reshape(shape)),
@@ -290,7 +322,7 @@ def _solved(pde, network, tables, start, factored, factor) -> tuple[RandomFeatur
         factored,
         factor=factor,
     )
-    if not found.size < LOST:
+    if not found.size < limit:
         return None
     return eqx.tree_at(lambda n: n.output, network, jnp.asarray(found.point.reshape(shape))), found.factored
 
@@ -340,17 +372,30 @@ def _joined(pde: PDE, networks: list[RandomFeatures]) -> WindowedFeatures:
         return np.stack([np.asarray(a) for a in arrays]) if eqx.is_array(arrays[0]) else arrays[0]
 
     hidden, output = (jax.tree.map(stack, *parts) for parts in zip(*[(n.hidden.hidden, n.output) for n in networks]))
-    return WindowedFeatures(jax.tree.map(jnp.asarray, hidden), jnp.asarray(output), _time_input(pde))
+    power = networks[0].hidden.power  # pyright: ignore[reportFunctionMemberAccess]
+    return WindowedFeatures(jax.tree.map(jnp.asarray, hidden), jnp.asarray(output), _time_input(pde), power)
 
 
 def _window(pde: PDE, plan: Plan, hidden: Hidden, window: int) -> RandomFeatures:
     """The features in a window, with an output of zero."""
     output = jnp.zeros((pde.out_size, _size(hidden)))
-    placed = InWindow(hidden, jnp.asarray(float(window)), plan.windows, _time_input(pde))
+    power = 0 if plan.shape is None else _initial_order(pde) or 0
+    placed = InWindow(hidden, jnp.asarray(float(window)), plan.windows, _time_input(pde), power)
     return RandomFeatures(placed, output)
 
 
+def _initial_order(pde: PDE) -> int | None:
+    """How many times exact initial conditions make what the network adds zero at the first time; None where that
+    differs between fields, so that windows cannot have the same features.
+    """
+    faces = [[f for f in c.faces if f.axis == _axis(pde) and f.at == _first_time(pde)] for c in pde.constraints]
+    orders = {1 + max(f.order for f in of) if of else 0 for of in faces}
+    return orders.pop() if len(orders) == 1 else None
+
+
 def _size(hidden: Hidden) -> int:
+    if isinstance(hidden, PolynomialFeatures):
+        return len(hidden.degrees)
     return len(hidden.bias) if isinstance(hidden, TanhFeatures) else len(hidden.sine) * (hidden.highest + 1)
 
 

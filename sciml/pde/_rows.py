@@ -53,10 +53,15 @@ class Table(eqx.Module):
     share: dict[str, Float[Array, "n outputs features"]]
 
 
-def tabulate(pde: PDE, network: Any, batch: Groups, given: Given) -> dict[str, Table]:
-    """The tables of all groups for the features of `network`."""
+def tabulate(
+    pde: PDE, network: Any, batch: Groups, given: Given, same: Mapping[str, Table] | None = None
+) -> dict[str, Table]:
+    """The tables of all groups for the features of `network`, or with those of other tables, which are the same."""
     # Two programs: that without the network, of which the declared data are a part, serves all networks.
     places = _places(pde, batch, network.output.shape[0])
+    if same is not None:
+        features = {n: (t.basis, t.total, t.share) for n, t in same.items()}
+        return {n: _table(place, features[n], given.get(n)) for n, place in places.items()}
     features = _features(pde, network, batch, {n: place.part for n, place in places.items()})
     return {n: _table(place, features[n], given.get(n)) for n, place in places.items()}
 
