@@ -256,3 +256,21 @@ def test_what_is_no_element_or_no_distance_is_named(name):
         POTENTIALS[name]((1,), -1.0, key=jax.random.key(0))
     with pytest.raises(ValueError, match="atomic numbers from 1 to 118"):
         POTENTIALS[name]((0,), CUTOFF, key=jax.random.key(0))
+
+
+def test_second_derivatives_where_vectors_vanish(model):
+    """In the middle of an octahedron, against differences of forces: 1e-2 of the largest."""
+    around = 1.5 * np.concatenate([np.eye(3), -np.eye(3)])
+    structure = arranged(np.concatenate([np.zeros((1, 3)), around]), [8, *[1] * 6])
+
+    @jax.jit
+    def slope(place):
+        return jax.grad(
+            lambda p: model(eqx.tree_at(lambda s: s.positions, structure, structure.positions.at[0].set(p)))
+        )(place)
+
+    exact = jax.jacfwd(slope)(jnp.zeros(3))
+    step = 0.005
+    differences = [(slope(step * e) - slope(-step * e)) / (2 * step) for e in jnp.eye(3)]
+    size = float(jnp.abs(exact).max())
+    np.testing.assert_allclose(exact, jnp.stack(differences), atol=1e-2 * size)

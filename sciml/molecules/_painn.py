@@ -12,6 +12,10 @@ from ._layers import Linear, Perceptron, Species, require_potential, sum_over_at
 from ._radial import bessel_basis, polynomial_cutoff
 from ._structure import Structure, edges, to_neighbours
 
+# Lengths of vectors below this, which vanish at sites of high symmetry, are rounded off: a length has a kink there, whose
+# second derivatives are infinite.
+ROUNDED = 0.1
+
 
 class PaiNN(eqx.Module):
     """The energy of a structure in eV, called as `model(structure)`: a sum over atoms, invariant under motions and
@@ -100,8 +104,7 @@ def _received(structure, sent, vectors, weights, directions):
 def _updated(scalars, vectors, mixing, update):
     """Scalars and vectors of an atom mixed with each other."""
     u, v = jnp.split(mixing(vectors), 2, axis=-1)
-    # Where all vectors vanish, the root has no derivative.
-    norms = jnp.sqrt(jnp.sum(v**2, axis=1) + 1e-8)
+    norms = jnp.sqrt(jnp.sum(v**2, axis=1) + ROUNDED**2)
     change, scale, gate = jnp.split(update(jnp.concatenate([scalars, norms], axis=-1)), 3, axis=-1)
     scalars = scalars + change + scale * jnp.sum(u * v, axis=1)
     return scalars, vectors + gate[:, None] * u
