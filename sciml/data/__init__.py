@@ -9,6 +9,7 @@ from ._fetch import fetch as fetch
 from ._fetch import find_local as find_local
 from ._inspect import Report as Report
 from ._inspect import inspect as inspect
+from ._meshes import triangles_around as triangles_around
 from ._open import open as open
 from ._recipe import Recipe as Recipe
 from ._solvers import dealiasing as dealiasing
