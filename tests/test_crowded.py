@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kstest
 
 from sciml import Ball, Box, Polygon, Subdomains
-from sciml.pde._crowded import crowded
+from sciml.pde._crowded import crowded, crowded_on
 
 N = 4096
 
@@ -64,3 +64,19 @@ def test_each_part_has_a_boundary_of_its_own():
 def test_other_domains_stay_as_they_are():
     triangle = Polygon([(0, 0), (1, 0), (0, 1)])
     np.testing.assert_array_equal(moved(triangle), drawn(triangle))
+
+
+def test_faces_of_a_box():
+    """Towards their edges, on the face; slices, shares of faces and curves inside stay as they are."""
+    box, ball = Box(x=(1, 3), y=(-1, 0)), Ball(x=2.0, y=-0.5, radius=0.25)
+    with jax.enable_x64(True):
+        points = np.asarray(crowded_on(box.boundary(), box, box.boundary().sobol(N)))
+        np.testing.assert_allclose(box.distance(jnp.asarray(points)), 0, atol=1e-14)
+        ends = points[np.isin(points[:, 0], (1, 3))]
+        assert len(ends) > N / 4 and kstest(ends[:, 1] + 1, arcsine).statistic < 0.01
+        part = Box(x=(1, 2), y=(-1, 0)).at(y=0)
+        for region in (box.at(x=2), part, ball.boundary(), box.at(x=1, y=0)):
+            before = region.sobol(64)
+            np.testing.assert_array_equal(crowded_on(region, box, before), before)
+        inside = ball.sobol(64)
+        np.testing.assert_array_equal(crowded_on(ball, ball, inside), crowded(ball, inside))

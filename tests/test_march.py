@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from sciml import PDE, Ball, Box, Polygon, Solution, condition, double_precision, jump, periodic, value
+from sciml import PDE, Ball, Box, Polygon, Solution, condition, double_precision, flux, jump, periodic, value
 from sciml.nn import RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures, polynomial_features
 from sciml.nn._features import chebyshev
 from sciml.optim._newton import Factored, minimise
-from sciml.pde import Laplacian, _direct, derivatives
+from sciml.pde import Laplacian, _direct, _linear, derivatives
 from sciml.pde._constraint import features
 from sciml.pde._corners import corner_features
 from sciml.pde._degrees import total_degree
@@ -314,6 +314,24 @@ def test_a_load_up_to_the_corners():
         solution = Solution(pde, found.fields, None, {}, 0.0)
     x, y = np.random.default_rng(0).uniform(0, 1, (2, 200))
     assert abs(solution(x=x, y=y) - series(x, y)).max() < 1e-7
+
+
+def test_more_polynomials_where_few_tell_nothing(monkeypatch):
+    """Waves between ends where u_n = 0: a trial that is too small leaves about as much as no solution would."""
+    monkeypatch.setattr(_linear, "NOTHING", 0.5)
+    monkeypatch.setattr(_linear, "TRIAL_FEATURES", 20)
+    monkeypatch.setattr(_linear, "FEATURES", (600,))
+    monkeypatch.setattr(_linear, "kinds", lambda pde: [None])
+    rod, k = Box(t=(0, 1), x=(0, 1)), 5 * np.pi
+    start = value(u=lambda x: jnp.cos(k * x), u_t=0.0, on=rod.at(t=0))
+    pde = PDE(rod, lambda u_tt, u_xx: u_tt - u_xx, start, flux(u=0.0, on=rod.boundary("x")))
+    with double_precision():
+        few = _linear._fit(pde, 20, None, True, KEY)
+        found = tried(pde, KEY, 1e3, affine=True)
+        solution = Solution(pde, found.fields, None, {}, 0.0)
+    t, x = np.random.default_rng(0).uniform(0, 1, (2, 200))
+    assert few.residual > 0.5 and found.fields.network.output.size > 500
+    assert abs(solution(t=t, x=x) - np.cos(k * t) * np.cos(k * x)).max() < 1e-7
 
 
 def test_polynomial_features_are_products_of_chebyshev_polynomials():

@@ -12,8 +12,8 @@ from ._layers import Linear, Perceptron, Species, require_potential, sum_over_at
 from ._radial import bessel_basis, polynomial_cutoff
 from ._structure import Structure, edges, to_neighbours
 
-# Lengths of vectors below this, which vanish at sites of high symmetry, are rounded off: a length has a kink there, whose
-# second derivatives are infinite.
+# Lengths of vectors below this, which vanish at sites of high symmetry, are rounded off: a length has a kink there and
+# no second derivatives.
 ROUNDED = 0.1
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._domain import Box, Domain, Product
+from ._domain import Box, Domain, Product, Region
 from ._shapes import Ball
 from ._subdomains import Subdomains
 
@@ -41,6 +41,22 @@ def crowded(domain: Domain, points: Float[Array, "n d"], kept: tuple[str, ...] =
     if isinstance(domain, Ball):
         return _in_ball(domain, points)
     return points
+
+
+def crowded_on(
+    region: Region, domain: Domain, points: Float[Array, "n d"], kept: tuple[str, ...] = ()
+) -> Float[Array, "n d"]:
+    """Points of a region, those of whole faces of a box moved towards the edges."""
+    if region is domain:
+        return crowded(domain, points, kept)
+    faces = isinstance(domain, Box) and region.dim > 0 and all(_is_face(piece, domain) for piece in region.pieces)
+    return crowded(domain, points, kept) if faces else points
+
+
+def _is_face(piece: Region, box: Box) -> bool:
+    """Whether a piece is all of a face, or of an edge, of a box."""
+    pairs = ((piece.bounds[a], box.bounds[a]) for a in box.axes)
+    return isinstance(piece, Box) and all(own == whole or own[0] == own[1] in whole for own, whole in pairs)
 
 
 def _in_ball(ball: Ball, points: Float[Array, "n d"]) -> Float[Array, "n d"]:

@@ -18,13 +18,14 @@ from .._loss import Groups, mean_squares
 from ..nn import JoinedFeatures, PartFeatures, RandomFeatures, polynomial_features, random_features
 from ..optim._newton import MAX_STEPS, Corrected, Factored, minimise
 from ._compile import compiled_quickly
+from ._condition import Observations
 from ._constraint import ConstrainedFields, part_ranges
 from ._corners import corner_features
-from ._crowded import crowded
+from ._crowded import crowded_on
 from ._declared import declared_degrees
 from ._degrees import Decay, Found, decay, degree_sets, is_uneven, total_degree
 from ._domain import Box, Domain, Product
-from ._pde import INTERIOR, PDE
+from ._pde import PDE
 from ._rows import interior_rows, jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
 from ._shapes import Ball, Polygon
 from ._subdomains import Subdomains
@@ -44,6 +45,9 @@ SMOOTH = 1e-3
 PREFERENCE = 2.0
 # Where it leaves less than this, and shows which degrees matter, one of those is tried too.
 PROMISING = 0.1
+# Where all trials leave more than zero would, they are too small to be told apart: more polynomials are tried (waves in
+# a square with u_n = 0: 500 polynomials leave 13, 500 random features 2.3, 1,500 polynomials 0.21).
+NOTHING = 1.0
 # Residuals smaller than this share of those of a feature are rounding errors.
 ROUNDING = 1e-9
 # More features than before are not worth their time below this share of the residual. Polynomials, which may converge
@@ -139,6 +143,10 @@ def tried(pde: PDE, key: Array, budget: float, affine: bool, polynomials_only: b
             trials.append(_fit(pde, count, spread, affine, own, trials[-1], decay(trials[-1].found)))
         if time.perf_counter() > deadline or (spread is None and trials[-1].residual <= SMOOTH) or _worsens(trials):
             break
+    least = min(t.residual for t in trials)
+    if affine and least > NOTHING and suits_polynomials(pde) and time.perf_counter() < deadline:
+        more = FEATURES[0] // max(1, pde.out_size)
+        trials.append(_fit(pde, more, None, affine, jax.random.fold_in(key, len(trials))))
     return min(trials, key=lambda t: t.residual / (PREFERENCE if t.spread is None else 1))
 
 
@@ -363,7 +371,8 @@ def sobol_points(pde: PDE, key: Array, n: int, towards_boundary: bool = False) -
     counts = pde.point_counts(n)
     points = {g.label: pde.draw(g, counts[g.label], key, even=True) for g in pde.trained_groups}
     if towards_boundary:
-        points[INTERIOR] = crowded(pde.domain, points[INTERIOR], pde.periodic_axes)
+        regions = {g.label: g.region for g in pde.trained_groups if not isinstance(g.region, Observations)}
+        points |= {n: crowded_on(r, pde.domain, points[n], pde.periodic_axes) for n, r in regions.items()}
     return Groups(points)
 
 
