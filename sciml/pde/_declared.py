@@ -24,6 +24,8 @@ LINES, NODES = 8, 257
 NEEDED, ROUNDING = 1e-8, 1e-10
 # Of an axis along which what is declared says less: solutions are not constant where data are.
 LEAST = 12
+# Up to so many times the highest degree of polynomials these may find most of a solution.
+BEYOND = 1.5
 # A parity is seen in so many degrees.
 SEEN = 3
 
@@ -40,15 +42,16 @@ class Declared(NamedTuple):
     def shape(self, outputs: int, windows: int = 1) -> Decay | None:
         """Of the degrees in one of several windows of time; None where there are no such polynomials."""
         degrees = self._within(windows)
-        if degrees.max() > HIGHEST_DEGREE:
+        if degrees.max() > BEYOND * HIGHEST_DEGREE:
             return None
+        degrees = np.minimum(degrees, HIGHEST_DEGREE)
         weights = np.minimum(np.floor(2 * degrees.max() / degrees) / 2, LARGEST_WEIGHT)
         parities = np.where(np.arange(len(degrees)) == self.time, -1, self.parities)
         return Decay(np.tile(weights, (outputs, 1)), np.zeros(outputs), np.tile(parities, (outputs, 1)))
 
     def count(self, windows: int = 1) -> int:
         """About how many polynomials reach all of the degrees."""
-        wide = self._within(windows) / np.where(self.parities >= 0, 2, 1)
+        wide = np.minimum(self._within(windows), HIGHEST_DEGREE) / np.where(self.parities >= 0, 2, 1)
         return int(np.prod(wide / np.arange(1, len(wide) + 1)))
 
     def _within(self, windows: int) -> Int[np.ndarray, " axes"]:

@@ -47,7 +47,7 @@ WAVES_LADDER = (
 LONG_LADDER = ((128, 1120, 4), (256, 1120, 4), (256, 1600, 4), (512, 1600, 4), (512, 2400, 4))
 # Of polynomials, where a window after the first few takes little time: as many as what is declared asks for, and more.
 POLYNOMIAL_WINDOWS = (16, 32, 64, 128, 256)
-DEGREES, MOST_POLYNOMIALS, LARGE_TRIAL = (1.0, 1.25, 1.6, 2.0), 3200, 1200
+DEGREES, POLYNOMIALS, LARGE_TRIAL = (1.0, 1.25, 1.6, 2.0), (100, 3200), 1200
 # A solution takes at most so many times as long as the one before, so that easy problems end early.
 GROWTH = 25.0
 # Times the usual spread, features do not follow the fields but are spread evenly, all of them steep.
@@ -242,8 +242,9 @@ def _kinds(pde: PDE, key: Array, affine: bool) -> list[_Kind]:
 
 def _polynomial_ladder(pde: PDE, declared: Declared) -> tuple[tuple[int, ...], ...]:
     least = pde.out_size * declared.count(POLYNOMIAL_WINDOWS[-1])
-    counts = [int(least * more ** len(pde.axes)) for more in DEGREES]
-    counts = [c for c in counts if c <= MOST_POLYNOMIALS] or [MOST_POLYNOMIALS]
+    counts = {min(max(int(least * more ** len(pde.axes)), POLYNOMIALS[0]), POLYNOMIALS[1]) for more in DEGREES}
+    if least > LARGE_TRIAL:
+        counts |= {LARGE_TRIAL}
     plans = [(windows, count) for windows in POLYNOMIAL_WINDOWS for count in counts]
     return tuple(sorted(plans, key=lambda p: p[0] * p[1] ** 2))
 

@@ -109,8 +109,13 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
     share, adapted = max(1, pde.out_size), pde.in_size > 1
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
-        if count // share <= best.fields.network.output.shape[1]:
+        size = best.fields.network.output.shape[1]
+        if count // share <= size:
             continue
+        # A large trial says how long more features take, assembling them about as long as their factors.
+        needed = 2 * best.factoring * (count / share / size) ** 3 if share * size > FEATURES[0] else 0.0
+        if time.perf_counter() + needed > deadline:
+            return best
         for spread in (best.spread, *next_larger(pde, best.spread)):
             began = time.perf_counter()
             before = best if spread is None else None
