@@ -7,7 +7,7 @@ import pytest
 
 from sciml import PDE, Ball, Box, Solution, double_precision, periodic, solve, value
 from sciml.pde import _direct
-from sciml.pde._declared import LEAST, Declared, declared_degrees
+from sciml.pde._declared import IN_WINDOW, LEAST, Declared, declared_degrees
 from sciml.pde._march import Plan, march
 
 KEY = jax.random.key(0)
@@ -91,11 +91,11 @@ def test_nothing_is_known_of_periodic_axes_and_distances():
 def test_shapes_of_windows():
     found = Declared(np.array([200, 40, 10]), np.array([-1, -1, 0]), time=0)
     assert found.shape(1) is None
-    shape = found.shape(2, windows=10)
+    shape = found.shape(2, windows=20)
     assert shape is not None
-    np.testing.assert_array_equal(shape.weights, 2 * [[2.0, 1.0, 3.0]])
+    np.testing.assert_array_equal(shape.weights, 2 * [[2.5, 1.0, 3.0]])
     np.testing.assert_array_equal(shape.parities, 2 * [[-1, -1, 0]])
-    assert found.count(10) == int(20 / 1 * 40 / 2 * LEAST / 2 / 3)
+    assert found.count(20) == int((10 + IN_WINDOW) / 1 * 40 / 2 * LEAST / 2 / 3)
 
 
 def test_many_waves_along_one_axis():

@@ -23,7 +23,7 @@ LINES, NODES = 8, 257
 # Coefficients below this share of the largest are not needed; those below the second are rounding errors.
 NEEDED, ROUNDING = 1e-8, 1e-10
 # Of an axis along which what is declared says less: solutions are not constant where data are.
-LEAST = 12
+LEAST, IN_WINDOW = 12, 6
 # Up to so many times the highest degree of polynomials these may find most of a solution.
 BEYOND = 1.5
 # A parity is seen in so many degrees.
@@ -44,9 +44,10 @@ class Declared(NamedTuple):
         degrees = self._within(windows)
         if degrees.max() > BEYOND * HIGHEST_DEGREE:
             return None
-        degrees = np.minimum(degrees, HIGHEST_DEGREE)
-        weights = np.minimum(np.floor(2 * degrees.max() / degrees) / 2, LARGEST_WEIGHT)
-        parities = np.where(np.arange(len(degrees)) == self.time, -1, self.parities)
+        degrees, along_time = np.minimum(degrees, HIGHEST_DEGREE), np.arange(len(degrees)) == self.time
+        weights = np.floor(2 * degrees.max() / degrees) / 2
+        weights = np.where(along_time & (windows > 1), weights, np.minimum(weights, LARGEST_WEIGHT))
+        parities = np.where(along_time, -1, self.parities)
         return Decay(np.tile(weights, (outputs, 1)), np.zeros(outputs), np.tile(parities, (outputs, 1)))
 
     def count(self, windows: int = 1) -> int:
@@ -55,8 +56,10 @@ class Declared(NamedTuple):
         return int(np.prod(wide / np.arange(1, len(wide) + 1)))
 
     def _within(self, windows: int) -> Int[np.ndarray, " axes"]:
-        along_time = np.arange(len(self.degrees)) == self.time
-        return np.maximum(LEAST, np.where(along_time, self.degrees // windows, self.degrees))
+        least = np.maximum(LEAST, self.degrees)
+        # In a short window solutions change little.
+        along_time = (np.arange(len(least)) == self.time) & (windows > 1)
+        return np.where(along_time, IN_WINDOW + self.degrees // windows, least)
 
 
 def declared_degrees(pde: PDE, key: Array) -> Declared | None:
