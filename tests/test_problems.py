@@ -86,7 +86,7 @@ def test_all_problems_are_there():
         "burgers poisson heat wave helmholtz poisson_holes burgers_inverse convection reaction reaction_diffusion "
         "sine_gordon schrodinger allen_cahn kdv kuramoto_sivashinsky kovasznay taylor_green beltrami lid_driven "
         "poisson_5d heat_5d heat_family l_shape poisson_interface heat_conductivity poisson_coefficient "
-        "poisson_boltzmann backward_step".split()
+        "poisson_boltzmann backward_step heat_holes".split()
     )
 
 
