@@ -233,3 +233,14 @@ def test_precision_follows_the_context():
 def test_errors(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_atoms_of_a_union_may_be_found_while_a_function_is_compiled():
+    left, right = Ball(x=-2.0, y=0.0, radius=1.0), Ball(x=2.0, y=0.0, radius=0.5)
+    edge = Box(t=(0, 1)) * (left | right).boundary()
+    points = np.asarray(jax.jit(lambda key: edge.sample(key, 200))(jax.random.key(0)))
+    on_left = points[:, 1] < 0
+    np.testing.assert_allclose(np.hypot(points[on_left, 1] + 2, points[on_left, 2]), 1, atol=1e-5)
+    np.testing.assert_allclose(np.hypot(points[~on_left, 1] - 2, points[~on_left, 2]), 0.5, atol=1e-5)
+    # Each circle has its share of the length.
+    assert abs(on_left.mean() - 2 / 3) < 0.15

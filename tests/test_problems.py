@@ -86,7 +86,8 @@ def test_all_problems_are_there():
         "burgers poisson heat wave helmholtz poisson_holes burgers_inverse convection reaction reaction_diffusion "
         "sine_gordon schrodinger allen_cahn kdv kuramoto_sivashinsky kovasznay taylor_green beltrami lid_driven "
         "poisson_5d heat_5d heat_family l_shape poisson_interface heat_conductivity poisson_coefficient "
-        "poisson_boltzmann heat_varying wave_varying burgers_2d".split()
+        "poisson_boltzmann heat_varying wave_varying burgers_2d backward_step heat_holes heat_multiscale "
+        "wave_long_time heat_long_time gray_scott".split()
     )
 
 

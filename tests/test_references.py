@@ -193,6 +193,58 @@ def test_lid_driven_converges_and_satisfies_its_equations():
     assert abs(pde.reference["u"].mean("y")).max() < 2e-3 and abs(pde.reference["v"].mean("x")).max() < 2e-3
 
 
+def at_common_nodes(one, two):
+    """The values of both at the nodes that both meshes have, and how many those are."""
+    tables = [
+        dict(zip(zip(d.x.values.round(9), d.y.values.round(9)), np.moveaxis(d.u.values, -1, 0))) for d in (one, two)
+    ]
+    common = sorted(set(tables[0]) & set(tables[1]))
+    return *(np.array([table[node] for node in common]) for table in tables), len(common)
+
+
+def test_poisson_boltzmann_converges():
+    """Lattices of half the size have the nodes of the coarser ones."""
+    module = load("poisson_boltzmann")
+    fine = module.finite_elements(8.0, 10.0, 1.0, 4.0, 0.04)
+    errors = []
+    for size, around in ((0.16, 9), (0.08, 18)):
+        found, true, count = at_common_nodes(module.finite_elements(8.0, 10.0, 1.0, 4.0, size, around), fine)
+        assert count > 30
+        errors.append(np.linalg.norm(found - true) / np.linalg.norm(true))
+    assert errors[1] < 1e-4 and errors[0] / errors[1] > 8
+
+
+def test_heat_holes_converges():
+    module = load("heat_holes")
+    true = module.finite_elements(5.0, 1.0, 0.1, 0.8)
+    coarse = module.finite_elements(5.0, 1.0, 0.1, 1.6, around=8, nodes=12)
+    found, true, count = at_common_nodes(coarse, true)
+    assert count > 30 and np.linalg.norm(found - true) < 1e-2 * np.linalg.norm(true)
+    # A mode that decays at any rate, from the transform of 1 - exp(-rate t).
+    t = np.linspace(0.15, 3, 20)
+    z, weights = module.hyperbola(0.15, 3.0, 24)
+    for rate in (0.01, 1.0, 100.0):
+        inverse = np.imag(np.exp(z * t[:, None]) @ (weights * rate / (z * (z + rate))))
+        np.testing.assert_allclose(inverse, 1 - np.exp(-rate * t), atol=1e-8)
+
+
+def test_backward_step_converges_and_satisfies_its_equations():
+    """By differences of sixth order away from the corner."""
+    module = load("backward_step")
+    pde = module.problem()
+    room = pde.reference.isel(x=slice(60, None))
+    errors = [distance(module.finite_elements(0.01, n, 4).isel(x=slice(60, None)), room, "uvp") for n in (2, 4)]
+    assert errors[1] < 1e-3 and errors[1] < 0.5 * errors[0]
+    residuals = grid_residuals(pde, room)
+    for name in ("momentum_x", "momentum_y", "continuity"):
+        inner = residuals[name].isel(x=slice(4, -4), y=slice(4, -4))
+        size = residuals[name].attrs["rms"] / residuals[name].attrs["relative"]
+        assert float(np.sqrt((inner**2).mean())) < 5e-3 * size
+    # The same flow through all sections, up to the error of sums of 24 values per unit of length.
+    np.testing.assert_allclose(pde.reference["u"].sum("y") / 24, 2 / 3, atol=2e-3)
+    np.testing.assert_allclose(pde.reference["p"][-1], 0, atol=5e-3)
+
+
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="between 0 and 1"):
         sciml.problem("sine_gordon", w=1.0)

@@ -9,7 +9,21 @@ import pytest
 import xarray as xr
 
 import sciml
-from sciml import PDE, Box, Polygon, Solution, Unknown, adaptive, condition, observe, optim, periodic, solve, value
+from sciml import (
+    PDE,
+    Ball,
+    Box,
+    Polygon,
+    Solution,
+    Unknown,
+    adaptive,
+    condition,
+    observe,
+    optim,
+    periodic,
+    solve,
+    value,
+)
 from sciml.pde._linear import is_affine
 
 LINE = Box(x=(0, 1))
@@ -119,6 +133,25 @@ def test_figure_is_drawn(solution, tmp_path):
     solution.plot(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "figure.png").stat().st_size > 20_000
+
+
+def test_reference_at_times_and_nodes(tmp_path):
+    """Its error counts all nodes of the domain and no others, and its figure shows the time in the middle."""
+    disc = Ball(x=0.0, y=0.0, radius=1.0)
+    domain = Box(t=(0, 1)) * disc
+    angle, t = 2 * np.pi * np.arange(12) / 12, np.linspace(0.2, 1, 5)
+    nodes = {"x": ("node", np.r_[np.cos(angle), 2.0]), "y": ("node", np.r_[np.sin(angle), 2.0])}
+    reference = xr.Dataset({"u": (("t", "node"), np.ones((5, 13)))}, coords={"t": t} | nodes)
+    pde = PDE(domain, lambda u_t, u: u_t - u, value(u=0.0, on=domain.at(t=0)), reference=reference)
+    result = solve(pde, budget=None, steps=1, points=16, report=None)
+    found = result.compare()
+    assert np.isfinite(found["u_error"][:, :12]).all() and np.isnan(found["u_error"][:, 12]).all()
+    assert result.error()["max_error"] == pytest.approx(float(abs(found["u"] - 1).max()))
+    panels = result.plot(tmp_path / "figure.png").axes
+    assert [panel.get_title() for panel in panels[:3]] == [
+        f"{name} at t = 0.6" for name in ("solution u", "reference of u", "error of u")
+    ]
+    assert all(len(panel.collections[0].get_offsets()) == 13 for panel in panels[:3])
 
 
 def test_trained_solution_is_saved_and_loaded(tmp_path):

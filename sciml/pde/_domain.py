@@ -48,7 +48,8 @@ class Atom:
 
     def clipped(self, keep: Callable) -> "Atom | None":
         """The part that `keep` accepts too, measured with 2^16 Sobol points; None where nothing is left."""
-        with jax.enable_x64(True):
+        # Regions find their atoms when they are first asked for, which may be while a function is traced.
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
             points = self.place(jnp.asarray(_sobol(2**16, self.unit_size)))
             before = np.ones(len(points), bool) if self.keep is None else np.asarray(self.keep(points))
             after = before & np.asarray(keep(points))

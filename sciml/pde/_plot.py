@@ -48,18 +48,18 @@ def _title(name: str) -> str:
 def _draw(figure, panel, pde, dataset, name: str) -> None:
     values = dataset[name]
     panel.set_title(_title(name))
-    if values.ndim == 1 and len(pde.axes) > 1:
-        _draw_scatter(figure, panel, pde, dataset, name)
-        return
     if len(pde.axes) == 1:
         panel.plot(dataset[pde.axes[0]], values, color=COLOURS[0])
         _label(panel, dataset, pde.axes[0], name)
         return
     across, up = _shown_axes(pde)
-    rest = {a: values.sizes[a] // 2 for a in pde.axes if a not in (across, up)}
+    rest = {a: values.sizes[a] // 2 for a in pde.axes if a not in (across, up) and a in values.dims}
     if rest:
         at = ", ".join(f"{a} = {float(dataset[a][i]):.3g}" for a, i in rest.items())
         panel.set_title(f"{_title(name)} at {at}")
+    if not {across, up} <= set(values.dims):
+        _draw_scatter(figure, panel, pde, dataset.isel(rest), name)
+        return
     shown = values.isel(rest).transpose(up, across)
     colours, limits = _scale(name, shown.values)
     image = panel.pcolormesh(dataset[across], dataset[up], shown, cmap=colours, shading="nearest", **limits)

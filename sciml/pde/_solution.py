@@ -239,7 +239,11 @@ class Solution:
         values = self(**dict(zip(self.pde.axes, (a.values for a in arrays))))
         values = values if isinstance(values, dict) else {self.pde.fields[0]: values}
         coords = {a: grid.coords[a] for a in self.pde.axes}
-        data = {f: (arrays[0].dims, v) for f, v in values.items()}
+        # Nodes on a curved boundary, or of single precision, count as inside.
+        size = max(high - low for low, high in self.pde.domain.bounds.values())
+        points = np.stack([a.values.ravel() for a in arrays], axis=1)
+        inside = self.pde.domain.contains(points, tolerance=1e-6 * size).reshape(arrays[0].shape)
+        data = {f: (arrays[0].dims, np.where(inside, v, np.nan)) for f, v in values.items()}
         return self._labelled(xr.Dataset(data, coords=coords))
 
     def _reference_variables(self, reference) -> dict:
