@@ -18,7 +18,7 @@ import sciml
 from sciml import PDE, Box, periodic, value
 
 EXPECTED = {"relative_l2": 5e-2}
-BUDGET = 300.0
+BUDGET = 180.0
 LENGTH = 4.0
 
 

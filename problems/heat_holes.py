@@ -21,7 +21,7 @@ import sciml
 from sciml import PDE, Ball, Box, condition, value
 
 EXPECTED = {"relative_l2": 0.3}
-BUDGET = 300.0
+BUDGET = 120.0
 WIDTH, HEIGHT, END = (-8, 8), (-12, 12), 3.0
 LARGE = [(x, y, 1.0) for x in (-4, 4) for y in (-9, -3, 3, 9)] + [(0, y, 1.0) for y in (-6, 0, 6)]
 SMALL = [(x, y, 0.4) for x in (-3.2, 3.2) for y in (-6, 0, 6)]
