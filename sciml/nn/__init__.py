@@ -8,6 +8,7 @@ from ._ensemble import ensemble as ensemble
 from ._factorised import factorised as factorised
 from ._factorised import least_squares_output as least_squares_output
 from ._features import CornerFeatures as CornerFeatures
+from ._features import HoleFeatures as HoleFeatures
 from ._features import InWindow as InWindow
 from ._features import JoinedFeatures as JoinedFeatures
 from ._features import PartFeatures as PartFeatures

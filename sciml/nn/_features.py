@@ -76,6 +76,33 @@ class CornerFeatures(eqx.Module):
         return jnp.concatenate([jnp.ravel(waves), jnp.ravel(waves * squared[:, None])])
 
 
+class HoleFeatures(eqx.Module):
+    """`(2,) -> (features,)`: around discs that are taken away, the Chebyshev polynomials of degrees m in radius / r,
+    times cos(k angle) and sin(k angle), with m + k up to `highest`; and log(r).
+
+    `place` are the middles, `scale` the length of a unit of each input, `radius` those of the discs.
+    """
+
+    place: Float[Array, "holes 2"]
+    scale: Float[Array, " 2"]
+    radius: Float[Array, " holes"]
+    highest: int = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " 2"]) -> Float[Array, " features"]:
+        right, up = ((x - self.place) * self.scale).T
+        # Within a disc, where there is no domain, features go on as at half its radius.
+        squared = jnp.maximum(right * right + up * up, (0.5 * self.radius) ** 2)
+        inverse = self.radius / jnp.sqrt(squared)
+        # Powers of (cos, sin), by the recurrence of Chebyshev's polynomials, have derivatives of all orders.
+        cosine, sine = right / jnp.sqrt(squared), up / jnp.sqrt(squared)
+        radial = jax.vmap(lambda s: chebyshev(2 * s - 1, self.highest))(inverse)
+        cosines = jax.vmap(lambda c: chebyshev(c, self.highest))(cosine)
+        sines = sine[:, None] * jax.vmap(lambda c: chebyshev_second(c, self.highest - 1))(cosine)
+        m, k = np.nonzero(np.add.outer(np.arange(self.highest + 1), np.arange(self.highest + 1)) <= self.highest)
+        even, odd = radial[:, m] * cosines[:, k], radial[:, m[k > 0]] * sines[:, k[k > 0] - 1]
+        return jnp.concatenate([jnp.ravel(even), jnp.ravel(odd), jnp.log(squared)])
+
+
 class JoinedFeatures(eqx.Module):
     """`(in_size,) -> (features,)`: the features of several kinds, one after the other."""
 
@@ -215,6 +242,14 @@ def chebyshev(x: Float[Array, ""], highest: int) -> Float[Array, " degrees"]:
         last = len(out) - 1
         out = jnp.concatenate([out, 2 * out[last] * out[1:] - out[last - 1 :: -1]])
     return out[: highest + 1]
+
+
+def chebyshev_second(x: Float[Array, ""], highest: int) -> Float[Array, " degrees"]:
+    """The Chebyshev polynomials of the second kind, of degrees 0 to `highest`: U_k = 2 x U_(k-1) - U_(k-2)."""
+    out = [jnp.ones_like(x), 2 * x]
+    while len(out) <= highest:
+        out.append(2 * x * out[-1] - out[-2])
+    return jnp.stack(out[: highest + 1])
 
 
 def polynomial_features(degrees: Int[np.ndarray, "features in_size"], out_size: int) -> RandomFeatures:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._domain import Box, Domain, Product, Region
+from ._holes import without_holes
 from ._shapes import Ball
 from ._subdomains import Subdomains
 
@@ -40,6 +41,11 @@ def crowded(domain: Domain, points: Float[Array, "n d"], kept: tuple[str, ...] =
         return low + (high - low) * jnp.where(moves, (1 - jnp.cos(jnp.pi * share)) / 2, share)
     if isinstance(domain, Ball):
         return _in_ball(domain, points)
+    whole, holes = without_holes(domain)
+    if holes:
+        for moved in (crowded(whole, points, kept), _around(holes, domain, points)):
+            points = jnp.where((domain.distance(moved) <= 0)[:, None], moved, points)
+        return points
     return points
 
 
@@ -59,6 +65,24 @@ def _is_face(piece: Region, box: Box) -> bool:
     """Whether a piece is all of a face, or of an edge, of a box."""
     pairs = ((piece.bounds[a], box.bounds[a]) for a in box.axes)
     return isinstance(piece, Box) and all(own == whole or own[0] == own[1] in whole for own, whole in pairs)
+
+
+def _around(holes: tuple[Ball, ...], domain: Domain, points: Float[Array, "n 2"]) -> Float[Array, "n 2"]:
+    """Points of a plane domain drawn evenly, the first half of them moved to around the discs: evenly by angle, and by
+    the inverse of the distance towards both ends. Some leave the domain.
+    """
+    low, high = jnp.asarray([domain.bounds[a] for a in domain.axes], points.dtype).T
+    share, turn = ((points - low) / (high - low)).T
+    places, radii = (jnp.asarray(np.array(v), points.dtype) for v in zip(*[(h.centre, h.radius) for h in holes]))
+    # Successive points of a Sobol sequence are spread evenly, every second one is not.
+    index, half = jnp.arange(len(points)), max(1, len(points) // 2)
+    own = jnp.minimum(index * len(holes) // half, len(holes) - 1)
+    least = radii[own] / jnp.linalg.norm(high - low)
+    inverse = least + (1 - least) * (1 - jnp.cos(jnp.pi * share)) / 2
+    angle = 2 * jnp.pi * turn
+    along = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+    moved = places[own] + (radii[own] / inverse)[:, None] * along
+    return jnp.where((index < half)[:, None], moved, points)
 
 
 def _in_ball(ball: Ball, points: Float[Array, "n d"]) -> Float[Array, "n d"]:

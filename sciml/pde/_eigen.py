@@ -31,7 +31,7 @@ from ._linear import (
     next_larger,
     point_number,
     sobol_points,
-    with_corners,
+    with_singular,
 )
 from ._pde import PDE
 from ._rows import jacobian_rows, residual_rows, tabulate
@@ -221,7 +221,7 @@ def _modes(
 ) -> Modes:
     drawn, fitted, checked = jax.random.split(key, 3)
     pde = problem.zero
-    network = with_corners(pde, draw_features(pde, size // pde.out_size, spread, drawn))
+    network = with_singular(pde, draw_features(pde, size // pde.out_size, spread, drawn))
     number = point_number(pde, network.output.size)
     a, b = (np.asarray(m) for m in pencil(*problem, network, sobol_points(pde, fitted, number, spread is None)))
     values, outputs = _pairs(a, b, count, near, shift)

@@ -25,6 +25,7 @@ from ._crowded import crowded_on
 from ._declared import declared_degrees
 from ._degrees import Decay, Found, decay, degree_sets, is_uneven, total_degree
 from ._domain import Box, Domain, Product
+from ._holes import hole_features, without_holes
 from ._pde import PDE
 from ._rows import interior_rows, jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
 from ._shapes import Ball, Polygon
@@ -179,10 +180,11 @@ def kinds(pde: PDE) -> list[float | None]:
 
 
 def suits_polynomials(pde: PDE) -> bool:
-    """Whether solutions may be smooth beyond the domain: it has no holes and no corners that point inwards. (And
-    polynomials in the cosine and the sine of a periodic coordinate are not independent.)
+    """Whether solutions may be smooth beyond the domain: it has no corners that point inwards, and no holes but discs
+    that have features of their own. (And polynomials in the cosine and the sine of a periodic coordinate are not
+    independent.)
     """
-    return _is_plain(pde.domain) and not pde.periodic_axes
+    return _is_plain(without_holes(pde.domain)[0]) and not pde.periodic_axes
 
 
 def _is_plain(domain: Domain) -> bool:
@@ -245,7 +247,7 @@ def _fit(
         network, kept = _polynomials(pde, count, shape)
         start = _start(network, kept, before)
     else:
-        network = with_corners(pde, draw_features(pde, count, spread, drawn))
+        network = with_singular(pde, draw_features(pde, count, spread, drawn))
         kept = np.ones(network.output.shape, bool)
         start = np.zeros(network.output.shape)
     number = point_number(pde, int(kept.sum()))
@@ -280,7 +282,7 @@ def _polynomials(pde: PDE, count: int, shape: Decay | None) -> tuple[RandomFeatu
         kept = np.ones((outputs, len(degrees)), bool)
     else:
         degrees, kept = degree_sets(shape, count)
-    network = with_corners(pde, _of_degrees(pde, degrees))
+    network = with_singular(pde, _of_degrees(pde, degrees))
     more = network.output.shape[1] - kept.shape[1]
     return network, np.concatenate([kept, np.ones((outputs, more), bool)], axis=1)
 
@@ -294,7 +296,7 @@ def _start(network: RandomFeatures, kept: np.ndarray, before: Fit | None) -> np.
         for column, d in zip(output.T, old):
             if d in place:
                 start[:, place[d]] = column
-        # Features of corners, as many as before, come last.
+        # Features of corners and holes, as many as before, come last.
         start[:, len(new) :] = output[:, len(old) :]
     return np.where(kept, start, 0.0)
 
@@ -353,18 +355,20 @@ def _in_parts(pde: PDE, hidden) -> RandomFeatures:
 
 
 def point_number(pde: PDE, entries: int) -> int:
-    """How many points determine so many entries of the output layer."""
-    return max(LEAST_POINTS, POINTS_PER_FEATURE * entries // len(pde.equations))
+    """How many points determine so many entries of the output layer: twice as many where half are around holes."""
+    each = POINTS_PER_FEATURE * (2 if without_holes(pde.domain)[1] else 1)
+    return max(LEAST_POINTS, each * entries // len(pde.equations))
 
 
-def with_corners(pde: PDE, network: RandomFeatures) -> RandomFeatures:
-    """The features and those of the corners of the domain."""
-    corners = corner_features(pde)
-    if corners is None:
+def with_singular(pde: PDE, network: RandomFeatures) -> RandomFeatures:
+    """The features and those of the corners and holes of the domain."""
+    found = [f for f in (corner_features(pde), hole_features(pde)) if f is not None]
+    if not found:
         return network
-    size, fields = 4 * corners.exponent.size, network.output.shape[0]
-    output = jnp.concatenate([network.output, jnp.zeros((fields, size))], axis=1)
-    return RandomFeatures(JoinedFeatures((network.hidden, corners)), output)
+    joined = JoinedFeatures((network.hidden, *found))
+    count = jax.eval_shape(joined, jax.ShapeDtypeStruct((pde.in_size,), network.output.dtype)).shape[0]
+    more = jnp.zeros((len(network.output), count - network.output.shape[1]))
+    return RandomFeatures(joined, jnp.concatenate([network.output, more], axis=1))
 
 
 # Compiled once for all scales of the features.

@@ -319,6 +319,7 @@ KINDS = (
     nn.WaveFeatures,
     nn.PolynomialFeatures,
     nn.CornerFeatures,
+    nn.HoleFeatures,
     nn.PartFeatures,
 )
 
