@@ -17,7 +17,7 @@ import xarray as xr
 import sciml
 from sciml import PDE, Box, periodic, value
 
-EXPECTED = {"relative_l2": 5e-2}
+EXPECTED = {"relative_l2": 2e-3}
 BUDGET = 180.0
 LENGTH = 4.0
 

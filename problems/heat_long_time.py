@@ -3,7 +3,8 @@
 u_t = diffusivity (u_xx + u_yy) + 5 sin(u^2) (1 + 2 sin(pi t / 4)) sin(4 pi x) sin(2 pi y) on t in (0, 100), x and y in
 (0, 1), with u = sin(4 pi x) sin(3 pi y) at t = 0, u = 0 on the sides and diffusivity = 0.001; the problem Heat2d-LT of
 PINNacle (Hao et al., NeurIPS 2024). Where the source is positive u tends to sqrt(pi), with layers about 0.02 thick
-between; every eight time units the source changes its sign twice, and u starts again from almost nothing.
+between; every eight time units the source changes its sign twice, and u starts again from almost nothing. `solve` does
+not resolve the layers: what it finds is no better than zero.
 
 The reference is a solution by sines with exponential time stepping (ETDRK4); along x it has the period 1/2. Half the
 time step changes it by 1e-6 of its norm, twice the points by 2e-5.

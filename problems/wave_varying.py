@@ -23,7 +23,7 @@ import xarray as xr
 import sciml
 from sciml import PDE, Box, flux, value
 
-EXPECTED = {"relative_l2": 1e-1}
+EXPECTED = {"relative_l2": 1e-3}
 BUDGET = 300.0
 CENTRE, DEVIATION = (-0.5, 0.0), 0.3
 

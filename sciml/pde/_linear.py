@@ -111,10 +111,12 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
         size = best.fields.network.output.shape[1]
-        if count // share <= size:
+        # Beside polynomials there are the features of corners and holes.
+        own = size if best.found is None else len(best.found.degrees)
+        if count // share <= own:
             continue
         # A large trial says how long more features take, assembling them about as long as their factors.
-        needed = 2 * best.factoring * (count / share / size) ** 3 if share * size > FEATURES[0] else 0.0
+        needed = 2 * best.factoring * ((count / share + size - own) / size) ** 3 if share * size > FEATURES[0] else 0.0
         if time.perf_counter() + needed > deadline:
             return best
         for spread in (best.spread, *next_larger(pde, best.spread)):
