@@ -8,7 +8,8 @@ import pytest
 from sciml import PDE, Ball, Box, Solution, double_precision, periodic, solve, value
 from sciml.pde import _direct
 from sciml.pde._declared import IN_WINDOW, LEAST, Declared, declared_degrees
-from sciml.pde._march import Plan, march
+from sciml.pde._degrees import Decay
+from sciml.pde._march import Plan, _polynomials, march
 
 KEY = jax.random.key(0)
 SQUARE = Box(x=(0, 1), y=(0, 1))
@@ -112,8 +113,8 @@ def test_polynomials_in_windows_keep_waves_for_long(velocity):
     pde = string(10.0, velocity)
     with double_precision():
         kind = next(k for k in _direct._kinds(pde, KEY, affine=True) if k.declared is not None)
-        shape = kind.declared.shape(1, 32)
-        marched = march(pde, Plan(32, 400, following=False, shape=shape), KEY)
+        shape = kind.declared.shape(1, 128)
+        marched = march(pde, Plan(128, 250, following=False, shape=shape), KEY)
         assert marched is not None
         found = Solution(pde, pde.model(marched.network), None, {}, 0.0)
         assert found.error()["relative_l2"] < 1e-8
@@ -145,3 +146,19 @@ def test_fields_of_unusual_size_are_no_failure():
         marched = march(pde, Plan(4, 200, 2.0), KEY)
         assert marched is not None
         assert Solution(pde, pde.model(marched.network), None, {}, 0.0).error()["relative_l2"] < 1e-5
+
+
+def test_points_of_conditions_stay_where_these_are():
+    box = Box(t=(0, 1), x=(0, 1), y=(0, 1))
+    inside = value(u=lambda t, y: t * y, on=box.at(x=0.25))
+    conditions = value(u=0.0, on=box.at(t=0)), value(u_x=0.0, on=box.at(x=1), exact=False), inside
+    pde = PDE(box, lambda u_t, u_xx, u_yy: u_t - u_xx - u_yy, *conditions, value(u=0.0, on=box.boundary("y")))
+    with double_precision():
+        shape = Decay(np.ones((1, 3)), np.zeros(1), np.full((1, 3), -1))
+        batch = _polynomials(pde, Plan(4, 100, following=False, shape=shape), KEY).batch
+    points = {name: np.asarray(p) for name, p in batch.items()}
+    assert (next(p for n, p in points.items() if "0.25" in n)[:, 1] == 0.25).all()
+    assert all((p >= 0).all() and (p <= 1).all() for p in points.values())
+    # Towards the edges of a whole face.
+    face = next(p for n, p in points.items() if "x=1" in n)
+    assert (face[:, 1] == 1).all() and np.mean(np.minimum(face[:, 2], 1 - face[:, 2]) < 0.05) > 0.2

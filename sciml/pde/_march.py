@@ -28,7 +28,7 @@ from ..nn import (
 from ..optim._newton import Corrected, Factored, Normal, minimise
 from ._condition import Value
 from ._constraint import features as inputs_at
-from ._crowded import crowded
+from ._crowded import crowded, crowded_on
 from ._degrees import Decay, degree_sets
 from ._derivatives import derivatives
 from ._domain import TIME, Box, Product
@@ -232,7 +232,8 @@ def _polynomials(pde: PDE, plan: Plan, placed: Array) -> _Basis:
 
     @eqx.filter_jit
     def points(placed):
-        return {n: crowded(pde.domain, p) for n, p in _even_points(pde, counts, placed).items()}
+        drawn = _even_points(pde, counts, placed)
+        return {n: crowded_on(pde.groups[n].region, pde.domain, p) for n, p in drawn.items()}
 
     return _Basis(PolynomialFeatures(jnp.asarray(degrees), int(degrees.max())), Groups(points(placed)))
 
