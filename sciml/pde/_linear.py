@@ -116,8 +116,8 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
         if count // share <= own:
             continue
         # A large trial says how long more features take, assembling them about as long as their factors.
-        needed = 2 * best.factoring * ((count / share + size - own) / size) ** 3 if share * size > FEATURES[0] else 0.0
-        if time.perf_counter() + needed > deadline:
+        needed = 2 * best.factoring * ((count / share + size - own) / size) ** 3
+        if share * size > FEATURES[0] and time.perf_counter() + needed > deadline:
             return best
         for spread in (best.spread, *next_larger(pde, best.spread)):
             began = time.perf_counter()
