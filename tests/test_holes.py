@@ -37,7 +37,8 @@ def test_holes_are_found_from_the_domain():
     assert whole is SQUARE and holes == HOLES
     assert without_holes(SQUARE | HOLES[0])[1] == () and without_holes(SQUARE)[0] is SQUARE
     cube = Box(x=(0, 1), y=(0, 1), z=(0, 1)) - Ball(x=0.5, y=0.5, z=0.5, radius=0.1)
-    assert without_holes(cube) == (cube, ())
+    evolution = Box(t=(0, 1), x=(0, 1)) - Ball(t=0.5, x=0.5, radius=0.1)
+    assert without_holes(cube) == (cube, ()) and without_holes(evolution) == (evolution, ())
     pde = PDE(PLATE, lambda u_xx, u_yy: u_xx + u_yy, value(u=0.0, on=PLATE.boundary()))
     features = hole_features(pde)
     assert features is not None and suits_polynomials(pde)

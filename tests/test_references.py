@@ -202,16 +202,23 @@ def at_common_nodes(one, two):
     return *(np.array([table[node] for node in common]) for table in tables), len(common)
 
 
-def test_poisson_boltzmann_converges():
-    """Lattices of half the size have the nodes of the coarser ones."""
-    module = load("poisson_boltzmann")
-    fine = module.finite_elements(8.0, 10.0, 1.0, 4.0, 0.04)
+@pytest.mark.parametrize(
+    "name, numbers, fine, coarser, limit",
+    [
+        ("poisson_boltzmann", (8.0, 10.0, 1.0, 4.0), (0.04, 36), ((0.16, 9), (0.08, 18)), 1e-4),
+        ("poisson_holes", (0.0, 1.0), (0.01, 72), ((0.04, 18), (0.02, 36)), 1e-6),
+    ],
+)
+def test_elements_on_triangles_around_discs_converge(name, numbers, fine, coarser, limit):
+    """As the cards say. Lattices of half the size have the nodes of the coarser ones."""
+    module = load(name)
+    best = module.finite_elements(*numbers, *fine)
     errors = []
-    for size, around in ((0.16, 9), (0.08, 18)):
-        found, true, count = at_common_nodes(module.finite_elements(8.0, 10.0, 1.0, 4.0, size, around), fine)
+    for size, around in coarser:
+        found, true, count = at_common_nodes(module.finite_elements(*numbers, size, around), best)
         assert count > 30
         errors.append(np.linalg.norm(found - true) / np.linalg.norm(true))
-    assert errors[1] < 1e-4 and errors[0] / errors[1] > 8
+    assert errors[1] < limit and errors[0] / errors[1] > 8
 
 
 def test_heat_holes_converges():

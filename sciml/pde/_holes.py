@@ -18,8 +18,11 @@ FEATURES, HIGHEST = 1000, 24
 
 
 def without_holes(domain: Domain) -> tuple[Domain, tuple[Ball, ...]]:
-    """A plane domain with the discs that were taken out of it put back, and these discs."""
-    if isinstance(domain, Combined) and domain.operation == "-" and isinstance(domain.second, Ball) and domain.dim == 2:
+    """A domain in two axes of space with the discs that were taken out of it put back, and these discs; others, and none
+    for them.
+    """
+    plane = domain.dim == 2 and TIME not in domain.axes
+    if plane and isinstance(domain, Combined) and domain.operation == "-" and isinstance(domain.second, Ball):
         whole, holes = without_holes(domain.first)
         return whole, (*holes, domain.second)
     return domain, ()
@@ -29,10 +32,8 @@ def hole_features(pde) -> HoleFeatures | None:
     """Those of all discs that were taken out of the domain of `pde`; None where there are none, or other than two axes
     of space.
     """
-    if TIME in pde.axes or pde.periodic_axes:
-        return None
     _, holes = without_holes(pde.domain)
-    if not holes:
+    if not holes or pde.periodic_axes:
         return None
     low, high = np.array([pde.domain.bounds[a] for a in pde.axes]).T
     places = np.array([2 * (hole.centre - low) / (high - low) - 1 for hole in holes])
