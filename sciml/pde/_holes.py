@@ -18,8 +18,8 @@ FEATURES, HIGHEST = 1000, 24
 
 
 def without_holes(domain: Domain) -> tuple[Domain, tuple[Ball, ...]]:
-    """A domain in two axes of space with the discs that were taken out of it put back, and these discs; others, and none
-    for them.
+    """A domain in two axes of space with the discs that were taken out of it put back, and these discs; others as they
+    are, and none.
     """
     plane = domain.dim == 2 and TIME not in domain.axes
     if plane and isinstance(domain, Combined) and domain.operation == "-" and isinstance(domain.second, Ball):
