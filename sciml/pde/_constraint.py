@@ -49,7 +49,7 @@ class ConstrainedFields(eqx.Module):
 
     def _in_part(self, point, part):
         raw = jnp.ravel(self.network(features(self.pde, point)))
-        raw = of_part(self.pde, raw, part) if self.pde.parts > 1 else raw
+        raw = of_part(self.pde, raw, part)
         constraints = self.pde.constraints
         if not any(c.faces or c.regions for c in constraints):
             return raw
@@ -94,6 +94,8 @@ def part_ranges(pde) -> tuple[tuple[tuple[float, ...], ...], ...]:
 
 def of_part(pde, outputs: Array, part) -> Array:
     """The outputs that belong to one part of the domain, `(outputs, ...)` -> `(fields, ...)`."""
+    if pde.parts == 1:
+        return outputs
     # A product, since Taylor mode has no rule for indexing by numbers that are not known.
     by_part = outputs.reshape(pde.parts, len(pde.fields), *outputs.shape[1:])
     return jnp.tensordot(jax.nn.one_hot(part, pde.parts, dtype=outputs.dtype), by_part, axes=1)

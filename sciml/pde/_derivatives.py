@@ -174,7 +174,7 @@ def _apply(equation, operands, partials) -> list:
     if name in _LINEAR:
         return _linear(bind, operands, equation)
     if name in _BILINEAR:
-        return [_product(lambda a, b: bind(a, b)[0], operands[0], operands[1], partials)]
+        return [product(lambda a, b: bind(a, b)[0], operands[0], operands[1], partials)]
     if name in _STEPS:
         return bind(*[o[()] if isinstance(o, Series) else o for o in operands])
     rule = _SPECIAL.get(name)
@@ -218,7 +218,7 @@ def _linear(bind, operands, equation) -> list:
     return outputs
 
 
-def _product(multiply, a, b, partials) -> Series:
+def product(multiply: Callable, a, b, partials: Iterable[Partial]) -> Series:
     """Leibniz' rule for any operation that is linear in each of two operands."""
     if not isinstance(b, Series):
         return {p: multiply(v, b) for p, v in a.items()}
@@ -348,7 +348,7 @@ def _divide(operands, params, partials):
     a, b = operands
     if not isinstance(b, Series):
         return {p: v / b for p, v in a.items()}
-    return _product(jnp.multiply, a, _reciprocal(b, partials), partials)
+    return product(jnp.multiply, a, _reciprocal(b, partials), partials)
 
 
 def _power(operands, params, partials):
@@ -356,7 +356,7 @@ def _power(operands, params, partials):
     if not isinstance(b, Series):
         return _compose(functools.partial(_differentiate, lambda v: v**b), a, partials)
     log = functools.partial(_differentiate, jnp.log)
-    exponent = _product(jnp.multiply, b, _compose(log, a, partials) if isinstance(a, Series) else jnp.log(a), partials)
+    exponent = product(jnp.multiply, b, _compose(log, a, partials) if isinstance(a, Series) else jnp.log(a), partials)
     return _compose(_exp_tower, exponent, partials)
 
 
@@ -364,7 +364,7 @@ def _arctangent(operands, params, partials):
     """The angle of (x, y), differentiated as d angle = (x dy - y dx) / (x^2 + y^2)."""
     y, x = (o if isinstance(o, Series) else {(): o} for o in operands)
     inner = tuple(dict.fromkeys(p for p in partials if not isinstance(p, Laplacian)))
-    squares = _add(_product(jnp.multiply, x, x, inner), _product(jnp.multiply, y, y, inner))
+    squares = _add(product(jnp.multiply, x, x, inner), product(jnp.multiply, y, y, inner))
     inverse = _reciprocal(squares, inner)
     out: Series = {(): jnp.arctan2(y[()], x[()])}
     for partial in partials[1:]:
@@ -374,8 +374,8 @@ def _arctangent(operands, params, partials):
         lower, axis = partial[:-1], partial[-1]
         needed = closure((lower,))
         dx, dy = (_along(z, axis, needed) for z in (x, y))
-        turned = _add(_product(jnp.multiply, x, dy, needed), _product(lambda a, b: -a * b, y, dx, needed))
-        found = _product(jnp.multiply, turned, inverse, needed)
+        turned = _add(product(jnp.multiply, x, dy, needed), product(lambda a, b: -a * b, y, dx, needed))
+        found = product(jnp.multiply, turned, inverse, needed)
         if lower in found:
             out[partial] = found[lower]
     return out

@@ -37,9 +37,11 @@ SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 SPREADS_OF_MANY = (0.25, 0.15, 0.5, 1.0, 2.0)
 MANY = 4
 TRIAL_FEATURES = 500
-FEATURES = (1500, 3000, 5000)
+FEATURES = (1500, 3000, 6000)
 POINTS_PER_FEATURE = 3
 LEAST_POINTS = 128
+# Points at most where the residual of what was found is measured.
+CHECKED = 2048
 # Where a trial of polynomials leaves less than this, nothing else is tried. They converge faster than random features
 # where they converge, so that they are preferred unless those leave less than half.
 SMOOTH = 1e-3
@@ -269,8 +271,9 @@ def _fit(
         factor=Corrected if spread is None else Factored,
     )
     network = eqx.tree_at(lambda n: n.output, network, whole(found.point))
-    # As many points as were fitted: the tables of both are made by one program.
-    fit = _checked(pde, network, sobol_points(pde, checked, number), spread)._replace(factoring=found.seconds)
+    # As many points as were fitted, where the tables of both are made by one program soon.
+    few = sobol_points(pde, checked, min(number, CHECKED))
+    fit = _checked(pde, network, few, spread)._replace(factoring=found.seconds)
     if isinstance(found.factored, Corrected):
         return fit._replace(found=_shares(network, kept, found.factored.lengths(interior_rows(pde, tables))))
     return fit

@@ -19,7 +19,7 @@ from ._compile import compiled_quickly
 from ._condition import Jump, Observations
 from ._constraint import factors, of_part
 from ._constraint import features as inputs_at
-from ._derivatives import Partial, derivatives
+from ._derivatives import Partial, closure, derivatives, product
 from ._pde import INTERIOR, PDE, Group
 from ._quantities import demands, field_partials, read
 from ._subdomains import PART
@@ -29,6 +29,7 @@ CONDITION_WEIGHT = 100.0
 
 # By group, values that its targets should have instead of the declared ones: `(n, number of terms)`.
 Given = Mapping[str, Array]
+Partials = dict[Partial, Array]
 
 
 # Points whose integrals are tabulated at once.
@@ -62,8 +63,10 @@ def tabulate(
     if same is not None:
         features = {n: (t.basis, t.total, t.share) for n, t in same.items()}
         return {n: _table(place, features[n], given.get(n)) for n, place in places.items()}
-    features = _features(pde, network, batch, {n: place.part for n, place in places.items()})
-    return {n: _table(place, features[n], given.get(n)) for n, place in places.items()}
+    features, *integrals = _features(pde, network, batch, {n: place.part for n, place in places.items()})
+    features = _in_fields(pde, features, places)
+    every = {n: (features[n], *(i[n] for i in integrals)) for n in places}
+    return {n: _table(place, every[n], given.get(n)) for n, place in places.items()}
 
 
 @eqx.filter_jit
@@ -151,7 +154,8 @@ class _Place(NamedTuple):
     points: Array
     measured: Array | None
     normals: Array
-    base: dict[Partial, Array]
+    base: Partials
+    factor: Partials
     part: Array
 
 
@@ -163,30 +167,54 @@ def _places(pde: PDE, batch: Groups, outputs: int) -> dict[str, _Place]:
         points, measured = _measured(group, points)
         normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)
         part = _parts(pde, group, points, normals)
-        base = _of_sides(pde, group, lambda p, k: nothing.in_part(k)(p), points, part)
-        return _Place(points, measured, normals, base, part)
+        partials = _partials(pde, group)
+        base = _of_sides(lambda p, k: nothing.in_part(k)(p), points, part, partials)
+        factor = jax.vmap(lambda p: derivatives(lambda q: factors(pde, q), p, closure(partials)))(points)
+        return _Place(points, measured, normals, base, factor, part)
 
     return {n: one(pde.groups[n], points) for n, points in batch.items()}
 
 
 @eqx.filter_jit
 def _features(pde: PDE, network, batch: Groups, parts: dict[str, Array]):
-    """By group, the features' partial derivatives, and the integrals without the network and by its output."""
-    with_prior = isinstance(network, PriorFeatures)
-    shared = not with_prior and not any(c.faces or c.regions for c in pde.constraints)
+    """By group, the features' partial derivatives before they are multiplied by the factors of exact conditions, those
+    of the two sides of an interface one after the other, and the integrals without the network and by its output.
+    """
 
-    def in_fields(point, part):
+    def of_side(point, part):
         features = network.hidden(inputs_at(pde, point))
         features = features[None] if features.ndim == 1 else of_part(pde, features, part)
-        features = network.scale * features if with_prior else features
-        return features if shared else factors(pde, point)[:, None] * features
+        return network.scale * features if isinstance(network, PriorFeatures) else features
 
     def one(group, points, part):
         points, _ = _measured(group, points)
         asked = pde.integrals_in({n: m for t in group.terms for n, m in t.meanings.items()})
-        return _of_sides(pde, group, in_fields, points, part), *_integrals(pde, network, asked, points)
+        partials = closure(_partials(pde, group))
+        return _of_sides(of_side, points, part, partials), *_integrals(pde, network, asked, points)
 
-    return {n: one(pde.groups[n], points, parts[n]) for n, points in batch.items()}
+    found = {n: one(pde.groups[n], points, parts[n]) for n, points in batch.items()}
+    return tuple({n: f[i] for n, f in found.items()} for i in range(3))
+
+
+@eqx.filter_jit
+def _in_fields(pde: PDE, features: Mapping[str, Partials], places: Mapping[str, _Place]) -> dict[str, Partials]:
+    """The features' partial derivatives in each field: of their products with the factors of exact conditions.
+
+    A program of its own: in one with the features, these would be computed anew for each derivative.
+    """
+    free = not any(c.faces or c.regions for c in pde.constraints)
+
+    def one(group, found, place):
+        partials, sides = _partials(pde, group), place.part.shape[1]
+
+        def times(factor, feature):
+            own = feature.reshape(len(feature), sides, -1, feature.shape[2])
+            return (factor[:, None, :, None] * own).reshape(len(feature), -1, feature.shape[2])
+
+        every = found if free else product(times, place.factor, found, closure(partials))
+        return {p: every[p] for p in partials}
+
+    return {n: one(pde.groups[n], found, places[n]) for n, found in features.items()}
 
 
 def _measured(group: Group, points: Any) -> tuple[Array, Array | None]:
@@ -200,9 +228,13 @@ def _table(place: _Place, features, known: Array | None) -> Table:
     return Table(place.points, place.normals, known, place.base, features[0], place.part, *features[1:])
 
 
-def _of_sides(pde: PDE, group: Group, function: Callable, points, part) -> dict[Partial, Array]:
-    """The partial derivatives that a group asks for of a function of a point and a part, one side after the other."""
-    partials = field_partials(pde, demands(pde, (m for t in group.terms for m in t.meanings.values())))
+def _partials(pde: PDE, group: Group) -> tuple[Partial, ...]:
+    """The partial derivatives of fields that a group asks for."""
+    return field_partials(pde, demands(pde, (m for t in group.terms for m in t.meanings.values())))
+
+
+def _of_sides(function: Callable, points, part, partials) -> Partials:
+    """The partial derivatives of a function of a point and a part, one side after the other."""
 
     def one(point, parts):
         found = [derivatives(lambda p, k=k: function(p, k), point, partials) for k in parts]

@@ -18,8 +18,8 @@ from .._save import read_archive
 from .._save import save as save_model
 from ._pde import PDE
 
-# Points evaluated at once.
-CHUNK = 65536
+# Points evaluated at once: thousands of polynomials in several fields take some 100 kB a point.
+CHUNK = 4096
 
 
 @dataclass(frozen=True)
