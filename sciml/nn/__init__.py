@@ -19,6 +19,7 @@ from ._features import RandomFeatures as RandomFeatures
 from ._features import TanhFeatures as TanhFeatures
 from ._features import WaveFeatures as WaveFeatures
 from ._features import WindowedFeatures as WindowedFeatures
+from ._features import WindowedWaves as WindowedWaves
 from ._features import polynomial_features as polynomial_features
 from ._features import random_features as random_features
 from ._gated import ModifiedMLP as ModifiedMLP

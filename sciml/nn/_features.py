@@ -203,7 +203,7 @@ class WindowedFeatures(eqx.Module):
         windows = self.output.shape[0]
         # Which window it is has no derivative.
         place = jax.lax.stop_gradient(x[self.axis])
-        window = jnp.clip(jnp.floor((place + 1) / 2 * windows), 0, windows - 1).astype(int)
+        window = _window_at(place, windows)
         arrays, static = eqx.partition(self.hidden, eqx.is_array)
         hidden = eqx.combine(jax.tree.map(lambda a: a[window], arrays), static)
         features = hidden(in_window(x, self.axis, windows, window))
@@ -224,8 +224,70 @@ class InWindow(eqx.Module):
         return _divided(features, x[self.axis], self.window, self.power)
 
 
-def _divided(features: Float[Array, " features"], x: Float[Array, ""], window, power: int) -> Float[Array, " features"]:
-    return features / jnp.where(window > 0, (1 + x) / 2, 1.0) ** power if power else features
+class WindowedWaves(eqx.Module):
+    """`(in_size,) -> (out_size,)`: in each of several windows of equal length along one input, `axis`, a Fourier series
+    in the periodic coordinates times Chebyshev polynomials of that input, which goes from -1 to 1 in each window:
+    the real part of the sum of (real + i imaginary) T_degree exp(i number . angles). Periodic coordinates enter as the
+    cosines (at the inputs `cosines`) and sines of angles. Numbers of waves go from -K to K, those of the last angle
+    from 0 to K.
+
+    Of all windows, `count`, it may have some only, from the one of number `first` on. In all windows but the first of
+    all, an output is divided by ((1 + input) / 2)^power of its own power, as in `WindowedFeatures`.
+    """
+
+    real: Float[Array, "windows out_size degrees *numbers"]
+    imaginary: Float[Array, "windows out_size degrees *numbers"]
+    first: Array
+    count: int = eqx.field(static=True)
+    axis: int = eqx.field(static=True)
+    cosines: tuple[int, ...] = eqx.field(static=True)
+    power: tuple[int, ...] = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        held = len(self.real)
+        window = _window_at(jax.lax.stop_gradient(x[self.axis]), self.count)
+        local = jnp.clip(window - self.first, 0, held - 1) if held > 1 else 0
+        real, imaginary = self.real[local], self.imaginary[local]
+        if real.shape[1] > 1:
+            time = chebyshev(self.count * (x[self.axis] + 1) - 2 * window - 1, real.shape[1] - 1)
+            real, imaginary = (jnp.tensordot(time, part, axes=(0, 1)) for part in (real, imaginary))
+        else:
+            real, imaginary = real[:, 0], imaginary[:, 0]
+        for place, i in reversed(list(enumerate(self.cosines))):
+            last = place == len(self.cosines) - 1
+            most = real.shape[-1] - 1 if last else real.shape[-1] // 2
+            angle = jnp.arctan2(x[i + 1], x[i]) * jnp.arange(0 if last else -most, most + 1)
+            cosine, sine = jnp.cos(angle), jnp.sin(angle)
+            real, imaginary = real @ cosine - imaginary @ sine, real @ sine + imaginary @ cosine
+        return _divided(real, x[self.axis], window, self.power)
+
+    def window_of(self, x: float) -> int:
+        """In which window an input along `axis` is."""
+        return int(_window_at(jnp.asarray(x), self.count))
+
+    def alone(self, window: int, at: float | None = None) -> "WindowedWaves":
+        """One window, or what it is when the input along `axis` is `at`: at many points much less work, as they have
+        the same coefficients.
+        """
+        local = window - int(self.first)
+        real, imaginary = (part[local : local + 1] for part in (self.real, self.imaginary))
+        if at is not None:
+            time = chebyshev(jnp.asarray(self.count * (at + 1) - 2 * window - 1), real.shape[2] - 1)
+            real, imaginary = (jnp.einsum("d,wfd...->wf...", time, p)[:, :, None] for p in (real, imaginary))
+        return eqx.tree_at(lambda n: (n.real, n.imaginary, n.first), self, (real, imaginary, jnp.asarray(window)))
+
+
+def _window_at(x, windows: int) -> Array:
+    return jnp.clip(jnp.floor((x + 1) / 2 * windows), 0, windows - 1).astype(int)
+
+
+def _divided(
+    values: Float[Array, " k"], x: Float[Array, ""], window, power: int | tuple[int, ...]
+) -> Float[Array, " k"]:
+    base = jnp.where(window > 0, (1 + x) / 2, 1.0)
+    if isinstance(power, tuple):
+        return values / jnp.stack([base**p for p in power]) if any(power) else values
+    return values / base**power if power else values
 
 
 def in_window(x: Float[Array, " in_size"], axis: int, windows: int, window) -> Float[Array, " in_size"]:

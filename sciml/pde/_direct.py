@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from ._declared import Declared, declared_degrees
+from ._fourier import fourier_solutions, suits_fourier
 from ._inverse import is_inverse, solve_inverse
 from ._linear import (
     ENOUGH,
+    ENOUGH_OF_SMOOTH,
     MANY,
     SMOOTH,
     Fit,
@@ -24,6 +27,7 @@ from ._linear import (
 )
 from ._march import Plan, has_waves, initial_groups, march
 from ._pde import PDE
+from ._rows import weighted_size
 
 # Windows and features of the trials, and of solutions after them.
 TRIAL = (8, 400)
@@ -70,6 +74,9 @@ INVERSE_SHARE = 0.6
 # Windows are not tried with fewer seconds than this: compilation and trials take 10 s (Burgers' equation has an error
 # of 1.6e-5 in 30 s, where training has 6e-4, and in 25 s nothing better than a trial).
 LONG = 30.0
+# Fourier series that leave less than this are taken; each is followed by a finer one unless that leaves so many times
+# as much.
+WELL, WORSE = 1e-3, 2.0
 # Nor after a solution on the whole domain that leaves less than this: windows repeat the errors of their beginnings.
 GOOD = 1e-6
 
@@ -92,6 +99,9 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
     if is_inverse(pde):
         return _inverse(pde, key, INVERSE_SHARE * budget)
     start = time.perf_counter()
+    series = _fourier(pde, start + PLANNED * budget) if suits_fourier(pde) else []
+    if _enough(series, WELL):
+        return series[0]
     known, whole_key, march_key = (jax.random.fold_in(key, i) for i in (2, 3, 4))
     affine, evolves = is_affine(pde, known), bool(initial_groups(pde))
     if pde.integrals and not affine:
@@ -109,7 +119,7 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
         )
     else:
         found = [_whole(pde, whole_key, start + budget if affine else deadline, affine)]
-    return min(found, key=lambda d: d.fit.residual, default=None)
+    return min(series + found, key=lambda d: d.fit.residual, default=None)
 
 
 class Until(NamedTuple):
@@ -145,6 +155,28 @@ def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool,
                 return found
     if affine and trial is not None and trial.residual > PROMISING and time.perf_counter() < deadline:
         found.append(_described(refined(pde, trial, whole_key, deadline, affine)))
+    return found
+
+
+def _fourier(pde: PDE, deadline: float) -> list[Direct]:
+    """The last of more and more accurate Fourier series in windows of time; none where there is none."""
+    found: list[Direct] = []
+    for grid, series in fourier_solutions(pde, deadline):
+        size = weighted_size(pde, series.of_zero)
+        residual = weighted_size(pde, series.losses) / max(size, np.finfo(float).tiny)
+        fit = Fit(pde.model(series.network), residual, None, series.losses)
+        points = " x ".join(str(n) for n in grid.points)
+        direct = Direct(
+            fit,
+            f"collocation in {grid.windows} windows of time, one after the other",
+            f"Fourier series on {points} points times polynomials of time in each window",
+            series.network.real.size + series.network.imaginary.size,
+        )
+        # Where data are not smooth residuals are largest there, and no measure of small differences.
+        if not found or residual <= WORSE * found[0].fit.residual:
+            found = [direct]
+        if residual <= ENOUGH_OF_SMOOTH:
+            break
     return found
 
 

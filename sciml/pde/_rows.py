@@ -69,6 +69,21 @@ def tabulate(
     return {n: _table(place, every[n], given.get(n)) for n, place in places.items()}
 
 
+def tables_of_points(pde: PDE, batch: Groups) -> dict[str, Table]:
+    """Tables for fields that are made of something else than features."""
+    return {n: _table(place, ({}, {}, {}), None) for n, place in _places(pde, batch, pde.out_size).items()}
+
+
+def terms_at(pde: PDE, label: str, table: Table, partials: Partials) -> Float[Array, "n terms"]:
+    """The residuals of a group at the points of its table, from the partial derivatives of fields, `(n, fields)`."""
+    return _at_points(_terms(pde, label), table)((partials, {}))
+
+
+def slopes_at(pde: PDE, label: str, table: Table, partials: Partials) -> dict[Partial, Float[Array, "n terms fields"]]:
+    """Their derivatives by those of the fields."""
+    return _slopes(pde, label, table, (partials, {}))[0]
+
+
 @eqx.filter_jit
 def residual_rows(
     pde: PDE, tables: dict[str, Table], output: Float[Array, "outputs features"], numbers: Mapping | None = None
@@ -167,7 +182,7 @@ def _places(pde: PDE, batch: Groups, outputs: int) -> dict[str, _Place]:
         points, measured = _measured(group, points)
         normals = group.region.normal(points) if group.needs_normal else jnp.zeros_like(points)
         part = _parts(pde, group, points, normals)
-        partials = _partials(pde, group)
+        partials = partials_of(pde, group)
         base = _of_sides(lambda p, k: nothing.in_part(k)(p), points, part, partials)
         factor = jax.vmap(lambda p: derivatives(lambda q: factors(pde, q), p, closure(partials)))(points)
         return _Place(points, measured, normals, base, factor, part)
@@ -189,7 +204,7 @@ def _features(pde: PDE, network, batch: Groups, parts: dict[str, Array]):
     def one(group, points, part):
         points, _ = _measured(group, points)
         asked = pde.integrals_in({n: m for t in group.terms for n, m in t.meanings.items()})
-        partials = closure(_partials(pde, group))
+        partials = closure(partials_of(pde, group))
         return _of_sides(of_side, points, part, partials), *_integrals(pde, network, asked, points)
 
     found = {n: one(pde.groups[n], points, parts[n]) for n, points in batch.items()}
@@ -205,7 +220,7 @@ def _in_fields(pde: PDE, features: Mapping[str, Partials], places: Mapping[str, 
     free = not any(c.faces or c.regions for c in pde.constraints)
 
     def one(group, found, place):
-        partials, sides = _partials(pde, group), place.part.shape[1]
+        partials, sides = partials_of(pde, group), place.part.shape[1]
 
         def times(factor, feature):
             own = feature.reshape(len(feature), sides, -1, feature.shape[2])
@@ -228,7 +243,7 @@ def _table(place: _Place, features, known: Array | None) -> Table:
     return Table(place.points, place.normals, known, place.base, features[0], place.part, *features[1:])
 
 
-def _partials(pde: PDE, group: Group) -> tuple[Partial, ...]:
+def partials_of(pde: PDE, group: Group) -> tuple[Partial, ...]:
     """The partial derivatives of fields that a group asks for."""
     return field_partials(pde, demands(pde, (m for t in group.terms for m in t.meanings.values())))
 

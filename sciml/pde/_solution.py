@@ -16,10 +16,13 @@ from .._precision import double_precision
 from .._save import load as load_model
 from .._save import read_archive
 from .._save import save as save_model
+from ._domain import TIME
 from ._pde import PDE
 
 # Points evaluated at once: thousands of polynomials in several fields take some 100 kB a point.
 CHUNK = 4096
+# Points at one time for which coefficients of that time are worth while.
+FEW = 64
 
 
 @dataclass(frozen=True)
@@ -199,11 +202,36 @@ class Solution:
     def _evaluate(self, points: np.ndarray, function: Callable | None = None) -> np.ndarray:
         at = _fields_at if function is None else function
         with double_precision(self._is_double):
+            if isinstance(getattr(self.model, "network", None), nn.WindowedWaves):
+                return self._in_windows(points, at)
             parts = [
                 np.asarray(at(self.model, jnp.asarray(points[i : i + CHUNK])), float)
                 for i in range(0, len(points), CHUNK)
             ]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.pde.fields)))
+
+    def _in_windows(self, points: np.ndarray, at: Callable) -> np.ndarray:
+        """The points of one time or window after another, all chunks of one shape."""
+        network, values = self.model.network, np.zeros((len(points), len(self.pde.fields)))
+        low, high = self.pde.domain.bounds[TIME]
+        inputs = 2 * (points[:, self.pde.axes.index(TIME)] - low) / (high - low) - 1
+        times, which = np.unique(inputs, return_inverse=True)
+        windows = np.array([network.window_of(t) for t in times])
+        # Many points at few times, as on a grid.
+        frozen = len(times) * FEW <= len(points)
+        parts = (
+            {i: (w, t) for i, (w, t) in enumerate(zip(windows, times))} if frozen else {w: (w, None) for w in windows}
+        )
+        place = which if frozen else windows[which]
+        size = min(CHUNK, int(np.unique(place, return_counts=True)[1].max(initial=1)))
+        for number, (window, time) in parts.items():
+            alone = eqx.tree_at(lambda m: m.network, self.model, network.alone(int(window), time))
+            of = np.flatnonzero(place == number)
+            for i in range(0, len(of), size):
+                chunk = of[i : i + size]
+                filled = np.resize(points[chunk], (size, points.shape[1]))
+                values[chunk] = np.asarray(at(alone, jnp.asarray(filled)))[: len(chunk)]
+        return values
 
     def _check_axes(self, coordinates) -> None:
         unknown = [a for a in coordinates if a not in self.pde.axes]
@@ -314,6 +342,7 @@ KINDS = (
     nn.RandomFeatures,
     nn.PriorFeatures,
     nn.WindowedFeatures,
+    nn.WindowedWaves,
     nn.JoinedFeatures,
     nn.TanhFeatures,
     nn.WaveFeatures,
