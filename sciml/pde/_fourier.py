@@ -33,6 +33,9 @@ DEGREE = 8
 # initial values ask: waves beyond them have less than so much of the rest.
 WINDOWS, MOST_POINTS, RESOLVED = 16, {1: 1024, 2: 96, 3: 24}, 1e-5
 LEAST_POINTS = 24
+# Where the shortest waves have this share of a window, more points are needed rather than shorter windows; where they
+# have the second, what follows is of no use.
+COARSE, HOPELESS = 1e-3, 0.1
 # As many times the points along each axis in the next attempt, by the number of axes.
 FINER = {1: 2.0, 2: 1.5, 3: 1.5}
 # The most numbers of a solution.
@@ -71,6 +74,12 @@ class Found(NamedTuple):
     seconds: float
 
 
+class Lost(NamedTuple):
+    """That a window could not be solved, and the share of the shortest waves in the last one that was."""
+
+    last_waves: float
+
+
 def suits_fourier(pde: PDE) -> bool:
     """Whether all axes of space are periodic, and nothing is asked for but equations and initial values."""
     space = [a for a in pde.axes if a != TIME]
@@ -93,19 +102,24 @@ def fourier_solutions(pde: PDE, deadline: float) -> Iterator[tuple[Grid, Found]]
         if pace and began + rest + pace * _work(grid) > deadline:
             return
         found = _marched(pde, grid, deadline)
-        if found is None:
-            if time.perf_counter() > deadline:
-                return
-            grid = grid._replace(windows=2 * grid.windows)
+        if time.perf_counter() > deadline:
+            return
+        if isinstance(found, Lost):
+            grid = _with_more_points(grid) if found.last_waves > COARSE else _with_more_windows(grid)
             continue
         yield grid, found
         pace, rest = found.seconds / _work(grid), time.perf_counter() - began - found.seconds
         if max(found.last_waves, found.last_times) <= ENOUGH:
             return
-        if found.last_waves > found.last_times:
-            grid = grid._replace(points=tuple(_even(FINER[len(grid.points)] * n) for n in grid.points))
-        else:
-            grid = grid._replace(windows=2 * grid.windows)
+        grid = _with_more_points(grid) if found.last_waves > found.last_times else _with_more_windows(grid)
+
+
+def _with_more_points(grid: Grid) -> Grid:
+    return grid._replace(points=tuple(_even(FINER[len(grid.points)] * n) for n in grid.points))
+
+
+def _with_more_windows(grid: Grid) -> Grid:
+    return grid._replace(windows=2 * grid.windows)
 
 
 def _work(grid: Grid) -> float:
@@ -355,15 +369,15 @@ def _mean_squares(pde: PDE, label: str, table: Table, partials: Partials) -> tup
     return found, zero
 
 
-def _marched(pde: PDE, grid: Grid, deadline: float) -> Found | None:
-    """None where corrections do not contract, or time is up."""
+def _marched(pde: PDE, grid: Grid, deadline: float) -> Found | Lost:
+    """Lost where corrections do not contract, waves are too few, or time is up."""
     basis, shape = _basis(pde, grid), (len(pde.fields), DEGREE + 1)
     initial, _ = _initial(pde, basis)
     coefficients = jnp.zeros((*shape, *basis.kept.shape), complex)
     for i, (_, _, meaning) in enumerate(_initial_terms(pde)):
         if not meaning.partial:
             coefficients = coefficients.at[pde.fields.index(meaning.of), 0].set(initial[i])
-    found, measures, inverse, times = [], [], None, [time.perf_counter()]
+    found, measures, inverse, times, short = [], [], None, [time.perf_counter()], 0.0
     tables = _tables(pde, basis)
     for window in range(grid.windows):
         at, between = tables(window)
@@ -375,8 +389,11 @@ def _marched(pde: PDE, grid: Grid, deadline: float) -> Found | None:
             if fresh or float(state.last) < ROUNDING:
                 break
         if state is None or not float(state.last) < ROUNDING or time.perf_counter() > deadline:
-            return None
+            return Lost(short)
         found.append(np.asarray(state.coefficients))
+        short, _ = _shares(basis, found[-1:])
+        if short > HOPELESS:
+            return Lost(short)
         measures.append(_between(pde, basis, between, state.coefficients))
         initial = _declared(pde, basis.end, state.coefficients)
         ends = jnp.einsum("d,fd...->f...", basis.end[0], state.coefficients)
