@@ -363,7 +363,7 @@ def target_values(pde: PDE, group: Group, fields, points) -> Float[Array, "n ter
     return jax.vmap(at_point)(points)
 
 
-def weighted_size(pde: PDE, losses: Mapping[str, Array]) -> float:
+def weighted_size(pde: PDE, losses: Mapping[str, Array] | Mapping[str, float]) -> float:
     """The root of the weighted sum of mean squares."""
     equations = {t.name for t in pde.groups[INTERIOR].terms}
     weights = {n: 1.0 if n in equations else CONDITION_WEIGHT**2 for n in losses}
