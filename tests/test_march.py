@@ -11,7 +11,7 @@ import pytest
 from scipy.optimize import least_squares
 
 from sciml import PDE, Ball, Box, Polygon, Solution, condition, double_precision, flux, jump, periodic, value
-from sciml.nn import RandomFeatures, TanhFeatures, WaveFeatures, WindowedFeatures, polynomial_features
+from sciml.nn import RandomFeatures, TanhFeatures, WindowedFeatures, polynomial_features
 from sciml.nn._features import chebyshev
 from sciml.optim._newton import Factored, minimise
 from sciml.pde import Laplacian, _direct, _linear, derivatives
@@ -28,7 +28,7 @@ from sciml.pde._linear import (
     suits_polynomials,
     tried,
 )
-from sciml.pde._march import Plan, _waves, initial_groups, march
+from sciml.pde._march import Plan, initial_groups, march
 
 ROD = Box(t=(0, 1), x=(-1, 1))
 KEY = jax.random.key(0)
@@ -202,26 +202,10 @@ def test_solutions_in_windows_get_better_while_there_is_time():
         assert list(_direct._marched(pde, KEY, _direct.Until(0.0, 0.0, 0.0))) == []
 
 
-@pytest.mark.parametrize("residual, ladder", [(0.4, _direct.LONG_LADDER), (0.2, _direct.WAVES_LADDER)])
-def test_what_waves_leave_decides_between_many_windows_and_many_waves(residual, ladder, monkeypatch):
-    """Trials that waves fit best; the random features, which come last, leave all."""
-    tried = []
-
-    def attempt(pde, size, kind, key, deadline):
-        tried.append(size)
-        fit = Fit(None, residual if kind.factor is None else 1.0, None, {})  # pyright: ignore
-        return _direct._Attempt(_direct.Direct(fit, "", "", 0), 1.0, 0.0)
-
-    monkeypatch.setattr(_direct, "_march", attempt)
-    assert len(list(itertools.islice(_direct._marched(waves(), KEY, UNLIMITED), 6))) == 6
-    assert tried[:2] == [_direct.WAVES_TRIAL, _direct.FAST_TRIAL] and tried[2:5] == 3 * [_direct.TRIAL]
-    assert tried[5] in ladder
-
-
-@pytest.mark.parametrize("pde, spread", [(reaction(), 2.0), (waves(), None)])
-def test_drawn_networks_are_saved_and_loaded(pde, spread, tmp_path):
+def test_drawn_networks_are_saved_and_loaded(tmp_path):
+    pde = reaction()
     with double_precision():
-        marched = march(pde, Plan(2, 60, spread), KEY)
+        marched = march(pde, Plan(2, 60, 2.0), KEY)
         assert marched is not None
         fields = pde.model(marched.network)
     found = Solution(pde, fields, None, {}, 0.0)
@@ -229,31 +213,6 @@ def test_drawn_networks_are_saved_and_loaded(pde, spread, tmp_path):
     again = Solution.load(tmp_path / "solution.zip", pde)
     t, x = np.linspace(0, 1, 7), np.linspace(-1, 1, 7)
     np.testing.assert_array_equal(again(t=t, x=x), found(t=t, x=x))
-
-
-def test_wave_features_are_waves_times_polynomials():
-    """Along two periodic axes, with their derivatives; the shortest waves are all there, each once."""
-    box = Box(y=(0, 3), t=(0, 1), x=(-1, 1))
-    pde = PDE(box, lambda u_t, u_x, u_y: u_t + u_x + u_y, value(u=1.0, on=box.at(t=0)), periodic("x", "y"))
-    with double_precision():
-        hidden = _waves(pde, 4 * 9, 4)
-        assert isinstance(hidden, WaveFeatures)
-        pairs = {(int(s), *map(int, n)) for n, s in zip(hidden.number, hidden.sine)}
-        assert len(pairs) == 9 and len({tuple(map(abs, p[1:])) for p in pairs}) == 4
-
-        def expected(point):
-            y, t, x = point
-            angles = jnp.array([2 * np.pi * y / 3, 2 * np.pi * (x + 1) / 2])
-            waves = jnp.cos(hidden.number @ angles - np.pi / 2 * hidden.sine)
-            return jnp.ravel(waves[:, None] * jnp.cos(jnp.arange(4) * jnp.arccos(2 * t - 1)))
-
-        point = jnp.array([1.3, 0.3, 0.4])
-        found = derivatives(lambda p: hidden(features(pde, p)), point, [(), (0, 0, 2), (1, 2)])
-        np.testing.assert_allclose(found[()], expected(point), atol=1e-13)
-        mixed = jax.jacfwd(jax.jacfwd(expected))(point)
-        np.testing.assert_allclose(found[(1, 2)], mixed[:, 1, 2], rtol=1e-9, atol=1e-9)
-        third = jax.jacfwd(lambda p: jax.jacfwd(jax.jacfwd(expected))(p)[:, 0, 2])(point)[:, 0]
-        np.testing.assert_allclose(found[(0, 0, 2)], third, rtol=1e-9, atol=1e-9)
 
 
 def test_corner_features_are_harmonic_and_found_from_the_domain():
@@ -453,10 +412,6 @@ def test_a_singular_corner_by_least_squares():
     with double_precision():
         found = solve_whole(pde, KEY, 1.0, affine=True)
         assert Solution(pde, found.fields, None, {}, 0.0).error()["relative_l2"] < 1e-6
-
-
-def test_waves_solve_periodic_evolutions():
-    assert error_of(waves(), Plan(16, 90)) < 1e-6
 
 
 def test_features_that_stay_keep_a_narrow_pulse():

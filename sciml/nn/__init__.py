@@ -17,7 +17,6 @@ from ._features import PolynomialFeatures as PolynomialFeatures
 from ._features import PriorFeatures as PriorFeatures
 from ._features import RandomFeatures as RandomFeatures
 from ._features import TanhFeatures as TanhFeatures
-from ._features import WaveFeatures as WaveFeatures
 from ._features import WindowedFeatures as WindowedFeatures
 from ._features import WindowedWaves as WindowedWaves
 from ._features import polynomial_features as polynomial_features

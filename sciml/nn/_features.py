@@ -112,25 +112,6 @@ class JoinedFeatures(eqx.Module):
         return jnp.concatenate([part(x) for part in self.parts])
 
 
-class WaveFeatures(eqx.Module):
-    """`(in_size,) -> (features,)`: each wave in periodic coordinates, which enter as the cosines and sines of angles,
-    times each Chebyshev polynomial of the input `time` up to degree `highest`.
-
-    A wave is cos(number . angles) or, where `sine` is 1, sin(number . angles).
-    """
-
-    number: Int[Array, "*windows waves angles"]
-    sine: Int[Array, "*windows waves"]
-    highest: int = eqx.field(static=True)
-    cosines: tuple[int, ...] = eqx.field(static=True)
-    time: int = eqx.field(static=True)
-
-    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " features"]:
-        angles = jnp.stack([jnp.arctan2(x[i + 1], x[i]) for i in self.cosines])
-        waves = jnp.cos(self.number.astype(x.dtype) @ angles - 0.5 * jnp.pi * self.sine)
-        return jnp.ravel(waves[:, None] * chebyshev(x[self.time], self.highest))
-
-
 class PolynomialFeatures(eqx.Module):
     """`(in_size,) -> (features,)`: products of a Chebyshev polynomial in each input, of the `degrees` stated."""
 

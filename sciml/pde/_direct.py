@@ -25,30 +25,13 @@ from ._linear import (
     suits_polynomials,
     tried,
 )
-from ._march import Plan, has_waves, initial_groups, march
+from ._march import Plan, initial_groups, march
 from ._pde import PDE
 from ._rows import weighted_size
 
 # Windows and features of the trials, and of solutions after them.
 TRIAL = (8, 400)
 LADDER = ((16, 600), (16, 800), (24, 800), (32, 800), (32, 1000), (32, 1200), (48, 1200), (64, 1600), (128, 1600))
-# Of waves: also how many polynomials of time. Either a trial for fields that change fast, or one for those with detail.
-FAST_TRIAL = (128, 104, 8)
-FAST_LADDER = ((256, 104, 8), (256, 208, 8), (512, 208, 8))
-WAVES_TRIAL = (16, 800, 6)
-WAVES_LADDER = (
-    (32, 1200, 6),
-    (64, 1200, 6),
-    (32, 1800, 6),
-    (64, 1800, 6),
-    (32, 2400, 6),
-    (64, 2400, 6),
-    (64, 3200, 6),
-    (128, 3200, 6),
-)
-# Where waves are too coarse to be judged: many short windows (Kuramoto-Sivashinsky, chaotic: 32 windows of 2,400 leave
-# 0.03 of the residual in 182 s; 256 of 1,120, 0.001 in 119 s).
-LONG_LADDER = ((128, 1120, 4), (256, 1120, 4), (256, 1600, 4), (512, 1600, 4), (512, 2400, 4))
 # Of polynomials, where a window after the first few takes little time: as many as what is declared asks for, and more.
 POLYNOMIAL_WINDOWS = (16, 32, 64, 128, 256)
 DEGREES, POLYNOMIALS, LARGE_TRIAL = (1.0, 1.25, 1.6, 2.0), (100, 3200), 1200
@@ -136,11 +119,6 @@ def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool,
     """Solutions on the whole domain where it is smooth enough for that, and in windows of time."""
     (whole_key, march_key), deadline = keys, until.whole
     found: list[Direct] = []
-    if affine and has_waves(pde):
-        fast = _march(pde, FAST_TRIAL, _Kind(FAST_TRIAL, FAST_LADDER), march_key, until.last)
-        found += [fast.direct] if fast is not None else []
-    if _enough(found):
-        return found
     begun, trial = time.perf_counter(), None
     if affine or suits_polynomials(pde):
         trial = tried(pde, whole_key, (deadline - begun) / 3, affine, polynomials_only=not affine)
@@ -209,12 +187,12 @@ def _described(fit: Fit) -> Direct:
 
 
 class _Kind(NamedTuple):
-    """Features of windows: by how much steeper than usual random ones are, or the degrees declared for polynomials, or
-    neither for waves; numbers of windows and features (of waves: also of polynomials of time) of a trial, and after it.
+    """Features of windows: by how much steeper than usual random ones are, or the degrees declared for polynomials;
+    numbers of windows and features of a trial, and after it.
     """
 
-    trial: tuple[int, ...]
-    ladder: tuple[tuple[int, ...], ...]
+    trial: tuple[int, int]
+    ladder: tuple[tuple[int, int], ...]
     factor: float | None = None
     declared: Declared | None = None
 
@@ -243,8 +221,6 @@ def _marched(pde: PDE, key: Array, until: Until, affine: bool = False) -> Iterat
     size, ladder = kind.trial, kind.ladder
     if residual > HOPELESS and kind.factor is not None:
         return
-    if residual > UNRESOLVED and ladder in (WAVES_LADDER, FAST_LADDER):
-        ladder = LONG_LADDER
     # Trials of the same shapes share what the first compiled.
     last = last._replace(rest=max(t[1].rest for t in trials))
     while True:
@@ -262,7 +238,7 @@ def _marched(pde: PDE, key: Array, until: Until, affine: bool = False) -> Iterat
 
 def _kinds(pde: PDE, key: Array, affine: bool) -> list[_Kind]:
     """What to try in windows."""
-    found = [_Kind(WAVES_TRIAL, WAVES_LADDER), _Kind(FAST_TRIAL, FAST_LADDER)] if has_waves(pde) else []
+    found = []
     # Layers that form in one dimension of space are for random features, which follow them.
     smooth = suits_polynomials(pde) and (affine or len(pde.axes) > 2)
     declared = declared_degrees(pde, key) if smooth else None
@@ -272,7 +248,7 @@ def _kinds(pde: PDE, key: Array, affine: bool) -> list[_Kind]:
     return found + [_Kind(TRIAL, LADDER, factor) for factor in (1.0, 2.0, EVEN_FACTOR)]
 
 
-def _polynomial_ladder(pde: PDE, declared: Declared) -> tuple[tuple[int, ...], ...]:
+def _polynomial_ladder(pde: PDE, declared: Declared) -> tuple[tuple[int, int], ...]:
     least = pde.out_size * declared.count(POLYNOMIAL_WINDOWS[-1])
     counts = {min(max(int(least * more ** len(pde.axes)), POLYNOMIALS[0]), POLYNOMIALS[1]) for more in DEGREES}
     if least > LARGE_TRIAL:
@@ -281,13 +257,13 @@ def _polynomial_ladder(pde: PDE, declared: Declared) -> tuple[tuple[int, ...], .
     return tuple(sorted(plans, key=lambda p: p[0] * p[1] ** 2))
 
 
-def _polynomial_trial(ladder: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+def _polynomial_trial(ladder: tuple[tuple[int, int], ...]) -> tuple[int, int]:
     """The first plan with enough windows and polynomials to show whether more of them help."""
     least = min(count for _, count in ladder)
     return next((p for p in ladder if p[0] > POLYNOMIAL_WINDOWS[0] and least < p[1] <= LARGE_TRIAL), ladder[0])
 
 
-def _next(last: _Attempt, size: tuple[int, ...], ladder, left: float) -> tuple[int, ...] | None:
+def _next(last: _Attempt, size: tuple[int, int], ladder, left: float) -> tuple[int, int] | None:
     """The largest number of windows and features for which there is time."""
     work = size[0] * last.pace
     most = min(left, last.rest + GROWTH * work)
@@ -309,21 +285,20 @@ def _spread(pde: PDE, features: int) -> float:
     return max(0.5, trial * (features / TRIAL[1]) ** (0.5 / space))
 
 
-def _march(pde: PDE, size: tuple[int, ...], kind: _Kind, key: Array, deadline: float) -> _Attempt | None:
-    windows, features, *degrees = size
+def _march(pde: PDE, size: tuple[int, int], kind: _Kind, key: Array, deadline: float) -> _Attempt | None:
+    windows, features = size
     spread = None if kind.factor is None else kind.factor * _spread(pde, features)
     shape = None if kind.declared is None else kind.declared.shape(pde.out_size, windows)
     if shape is None and kind.declared is not None:
         return None
     following = kind.factor is not None and kind.factor != EVEN_FACTOR
-    plan = Plan(windows, features, spread, degrees=degrees[0] if degrees else 0, following=following, shape=shape)
+    plan = Plan(windows, features, spread, following=following, shape=shape)
     began = time.perf_counter()
     marched = march(pde, plan, key, deadline)
     if marched is None:
         return None
     fit = measured(pde, pde.model(marched.network), jax.random.fold_in(key, 1), spread)
-    waves = "waves times polynomials of time" if shape is None else "polynomials"
-    named = waves if spread is None else f"random tanh features of spread {spread:g}"
+    named = "polynomials" if spread is None else f"random tanh features of spread {spread:g}"
     direct = Direct(
         fit,
         f"least squares in {plan.windows} windows of time, one after the other",

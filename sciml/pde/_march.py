@@ -22,7 +22,6 @@ from ..nn import (
     PolynomialFeatures,
     RandomFeatures,
     TanhFeatures,
-    WaveFeatures,
     WindowedFeatures,
 )
 from ..optim._newton import Corrected, Factored, Normal, minimise
@@ -50,21 +49,20 @@ POINTS_PER_FEATURE = 3
 LOST = 1e3
 
 
-Hidden = TanhFeatures | WaveFeatures | PolynomialFeatures
+Hidden = TanhFeatures | PolynomialFeatures
 
 
 class Plan(NamedTuple):
-    """How many windows and features there are, and the standard deviation of the features' weights for space.
+    """How many windows and features there are, and the standard deviation of the features' weights for space, or the
+    `shape` of the set of polynomials.
 
-    Without a spread they are polynomials of a `shape`, or waves, along axes that are all periodic, each times as many
-    polynomials of time as `degrees` says. Features that do not follow the fields are the same in all windows, so that
-    what a window begins with is in the span of its features: errors grow less where nothing damps them.
+    Features that do not follow the fields are the same in all windows, so that what a window begins with is in the span
+    of its features: errors grow less where nothing damps them.
     """
 
     windows: int
     features: int
     spread: float | Array | None = None
-    degrees: int = 6
     following: bool = True
     shape: Decay | None = None
 
@@ -94,23 +92,18 @@ class Marched(NamedTuple):
     pace: float
 
 
-def has_waves(pde: PDE) -> bool:
-    """Whether all axes of space are periodic."""
-    return bool(pde.periodic_axes) and set(pde.axes) == {TIME, *pde.periodic_axes}
-
-
 def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched | None:
     """The network whose residuals are least squares in each window, one after the other; None where a window could not
     be solved or time will be up before the last.
     """
     # As an array, so that another spread is no new program.
-    fixed = plan.spread is None
+    fixed = plan.shape is not None
     plan = plan if fixed else plan._replace(spread=jnp.asarray(plan.spread))
     drawn, placed = jax.random.split(key)
-    # Waves are nearly orthogonal, polynomials not far from it, tanh features nearly dependent.
-    factor = Factored if not fixed else Normal if plan.shape is None else Corrected
+    # Polynomials are not far from orthogonal, tanh features nearly dependent.
+    factor = Corrected if fixed else Factored
     pool = _pool(pde, placed)
-    shared = _polynomials(pde, plan, placed) if plan.shape is not None else _even(pde, plan, drawn, placed)
+    shared = _polynomials(pde, plan, placed) if fixed else _even(pde, plan, drawn, placed)
     networks: list[RandomFeatures] = []
     follows = False
     repeated, limit, times = None, np.inf, [time.perf_counter()]
@@ -128,12 +121,12 @@ def march(pde: PDE, plan: Plan, key: Array, deadline: float = np.inf) -> Marched
         network = _window(pde, plan, used.hidden, window)
         known = _known(pde, network if window == 0 else previous, batch, declared=window == 0)
         tables = tabulate(pde, network, batch, known, repeated)
-        if plan.shape is not None and window > 0 and _initial_order(pde) is not None:
+        if fixed and window > 0 and _initial_order(pde) is not None:
             repeated = tables
         if window == 0:
             limit = LOST * max(1.0, float(jnp.linalg.norm(residual_rows(pde, tables, network.output))))
         # Two windows before this one have the same features; polynomials in the first have others.
-        if used.factored is not None and window > (1 if plan.shape is None else 2):
+        if used.factored is not None and window > (2 if fixed else 1):
             start, factored = _extrapolated(networks), used.factored
         else:
             start, factored = _newton_step(pde, tables, network.output.shape, previous, jnp.asarray(begin), factor)
@@ -210,10 +203,7 @@ def _even(pde: PDE, plan: Plan, drawn: Array, placed: Array) -> _Basis:
     directions, places = jax.random.split(drawn)
     count = plan.features // pde.out_size
     points = pde.domain.sample(places, count)
-    if plan.spread is None:
-        hidden = _waves(pde, count, plan.degrees)
-    else:
-        hidden = _features(pde, plan, points, jnp.zeros(()), jnp.zeros((count, len(pde.axes))), directions)
+    hidden = _features(pde, plan, points, jnp.zeros(()), jnp.zeros((count, len(pde.axes))), directions)
     batch = _even_points(pde, _counts(pde, plan), placed)
     # The ends of a window are a part of its boundary.
     batch[INTERIOR] = crowded(pde.domain, batch[INTERIOR], pde.periodic_axes)
@@ -290,20 +280,6 @@ def _features(pde: PDE, plan: Plan, points, steepness, drift, key) -> TanhFeatur
     moved = share * jnp.sum(jnp.einsum("ni,nia->na", weight, slopes) * drift, axis=1) * (high - low) / plan.windows / 2
     weight = jnp.where(is_time, TIME_SPREAD * normal + moved[:, None], weight)
     return TanhFeatures(weight, -jnp.sum(weight * centres, axis=1))
-
-
-def _waves(pde: PDE, count: int, degrees: int) -> WaveFeatures:
-    """The longest waves along the axes of space, all of them periodic, each with the polynomials of time."""
-    angles, pairs = len(pde.axes) - 1, max(1, count // degrees) // 2
-    reach = int((2 * pairs + 1) ** (1 / angles)) + 1
-    every = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * angles, indexing="ij"), axis=-1).reshape(-1, angles)
-    # One of each number and its opposite, which have the same waves; the constant first.
-    half = every[len(every) // 2 :]
-    chosen = half[np.argsort((half**2).sum(axis=1), kind="stable")[: pairs + 1]]
-    number, sine = np.concatenate([chosen, chosen[1:]]), np.repeat([0, 1], [pairs + 1, pairs])
-    starts = np.cumsum([0, *_inputs_of_axes(pde)])
-    cosines = tuple(int(starts[i]) for i, axis in enumerate(pde.axes) if axis != TIME)
-    return WaveFeatures(jnp.asarray(number), jnp.asarray(sine), degrees - 1, cosines, _time_input(pde))
 
 
 def _counts(pde: PDE, plan: Plan) -> dict[str, int]:
@@ -395,9 +371,7 @@ def _initial_order(pde: PDE) -> int | None:
 
 
 def _size(hidden: Hidden) -> int:
-    if isinstance(hidden, PolynomialFeatures):
-        return len(hidden.degrees)
-    return len(hidden.bias) if isinstance(hidden, TanhFeatures) else len(hidden.sine) * (hidden.highest + 1)
+    return len(hidden.degrees) if isinstance(hidden, PolynomialFeatures) else len(hidden.bias)
 
 
 def _moved(pde: PDE, plan: Plan, batch: Groups, window: int) -> Groups:

@@ -345,7 +345,6 @@ KINDS = (
     nn.WindowedWaves,
     nn.JoinedFeatures,
     nn.TanhFeatures,
-    nn.WaveFeatures,
     nn.PolynomialFeatures,
     nn.CornerFeatures,
     nn.HoleFeatures,
