@@ -100,9 +100,9 @@ class LatentSDE(eqx.Module):
         zs = self._steered()(self.start(drawn_state(posterior, first)), known.times, known, key=second)
         reached = jnp.all(jnp.isfinite(zs), axis=1)[:-1, None]
         us = jax.vmap(self._push, (0, 0, None))(known.times[:-1], jnp.where(reached, zs[:-1], 0), known)
-        path = jnp.where(reached, us * jnp.sqrt(known.lengths[:-1])[:, None], 0)
-        spreads = jnp.where(reached, widened(known.spreads[:-1]), 0)
-        return self._decoded(zs), jnp.concatenate([normal_divergence(*posterior), path.ravel(), spreads.ravel()])
+        path = jnp.concatenate([us * jnp.sqrt(known.lengths[:-1])[:, None], widened(known.spreads[:-1])], axis=1)
+        path = jnp.where(reached, path, 0)
+        return self._decoded(zs), jnp.concatenate([normal_divergence(*posterior), path.ravel()])
 
     def _known(self, observed: Series, ts: Any, args: Any) -> "_Known":
         times = jnp.concatenate([jnp.asarray(observed.ts)[:1], jnp.asarray(ts)])
