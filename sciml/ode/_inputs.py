@@ -12,12 +12,14 @@ class Table(eqx.Module):
     """Values (n,) or (n, m) at times (n,) as a function of time: linear between them, or `held` at the last one. Before
     the first and after the last time the value is that of the nearest.
 
-    `linear_table` and `held_table` make it. In a batch of trajectories its arrays have one more axis in front.
+    `linear_table` and `held_table` make it. In a batch of trajectories its arrays have one more axis in front. With
+    `names` of its columns, as `from_dataset` gives them, it is the `args` of a mechanism that asks for these.
     """
 
     ts: Float[Array, "..."]
     values: Float[Array, "..."]
     held: bool = eqx.field(default=False, static=True)
+    names: tuple[str, ...] = eqx.field(default=(), static=True)
 
     def __call__(self, t: Any) -> Float[Array, "..."]:
         last = self.ts.shape[0] - 1
@@ -28,6 +30,10 @@ class Table(eqx.Module):
         # Padding repeats the last time.
         share = jnp.clip((t - begin) / jnp.where(length > 0, length, 1), 0, 1)
         return (1 - share) * self.values[i] + share * self.values[i + 1]
+
+    def columns(self) -> dict[str, "Table"]:
+        """One table for each of the names."""
+        return {name: Table(self.ts, self.values[..., i], self.held) for i, name in enumerate(self.names)}
 
 
 def linear_table(ts: Any, values: Any) -> Table:
