@@ -93,6 +93,8 @@ def test_inputs_of_a_table_are_those_of_a_mechanism_and_of_a_network(tmp_path):
     model = ode.mechanism(lambda x, heat, cold: heat + 2 * cold, ("x",), ode.Steps(exact=True, rtol=1e-8))
     found = np.asarray(ode.predicted(model, data))[..., 0]
     np.testing.assert_allclose(found, [[1, 2, 2, 5], [0, 8, 8, 8]], rtol=1e-4)
+    one = model(data.y0[1], data.ts[1], ode.take(data.args, 1))
+    np.testing.assert_allclose(one[:, 0], found[1], rtol=1e-10)
     network = ode.ODE(ode.Network(lambda seen: seen[1:2] * 2 + seen[2:], inputs=2), ode.Steps(exact=True, rtol=1e-8))
     np.testing.assert_allclose(np.asarray(ode.predicted(network, data))[..., 0], found, rtol=1e-4)
     other = ode.mechanism(lambda x, wind: wind, ("x",))

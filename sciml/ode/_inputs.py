@@ -22,14 +22,16 @@ class Table(eqx.Module):
     names: tuple[str, ...] = eqx.field(default=(), static=True)
 
     def __call__(self, t: Any) -> Float[Array, "..."]:
-        last = self.ts.shape[0] - 1
-        i = jnp.clip(jnp.searchsorted(self.ts, t, side="right") - 1, 0, max(last - 1, 0))
+        # Those of a data set are NumPy's, which a traced number cannot index.
+        ts, values = jnp.asarray(self.ts), jnp.asarray(self.values)
+        last = ts.shape[0] - 1
+        i = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, max(last - 1, 0))
         if self.held or last == 0:
-            return self.values[jnp.clip(jnp.searchsorted(self.ts, t, side="right") - 1, 0, last)]
-        begin, length = self.ts[i], self.ts[i + 1] - self.ts[i]
+            return values[jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, last)]
+        begin, length = ts[i], ts[i + 1] - ts[i]
         # Padding repeats the last time.
         share = jnp.clip((t - begin) / jnp.where(length > 0, length, 1), 0, 1)
-        return (1 - share) * self.values[i] + share * self.values[i + 1]
+        return (1 - share) * values[i] + share * values[i + 1]
 
     def columns(self) -> dict[str, "Table"]:
         """One table for each of the names."""
