@@ -35,7 +35,8 @@ class Table(eqx.Module):
 
     def columns(self) -> dict[str, "Table"]:
         """One table for each of the names."""
-        return {name: Table(self.ts, self.values[..., i], self.held) for i, name in enumerate(self.names)}
+        ts, values = jnp.asarray(self.ts), jnp.asarray(self.values)
+        return {name: Table(ts, values[..., i], self.held) for i, name in enumerate(self.names)}
 
 
 def linear_table(ts: Any, values: Any) -> Table:
