@@ -127,6 +127,19 @@ def test_bad_names(states, options, message):
 
 
 @pytest.mark.parametrize(
+    "rows, message",
+    [
+        ("a,0,1,1\nb,0,1,\nb,1,2,\n", "input 'u' has no value where 'run' is 'b'"),
+        ("1,0,1,1\n,0,1,3\n", "1 rows have no value of 'run', the first is row 1"),
+        ("7,0,1,1\n8,0,1,\n", "input 'u' has no value where 'run' is 8"),
+    ],
+)
+def test_bad_groups_are_named(rows, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ode.from_dataset(opened(tmp_path, "run,t,x,u\n" + rows), ["x"], time="t", by="run", inputs=["u"])
+
+
+@pytest.mark.parametrize(
     "text, message",
     [
         ("t,x\n0,1\n1,2\n0,1\n", "'t' decreases .* with by="),

@@ -59,7 +59,12 @@ def from_dataset(
         )
     origin = min(np.min(r[time]) for r in rows)
     series, tables = [], []
-    for row in rows:
+    for i, row in enumerate(rows):
+        if empty := [n for n in inputs if not np.isfinite(np.asarray(row[n], float)).any()]:
+            which = (
+                f"where '{by}' is {_name(columns[by], row[by][0])}" if by and len(dims) == 1 else f"in trajectory {i}"
+            )
+            raise ValueError(f"from_dataset: the input '{empty[0]}' has no value {which}")
         ts = _numbers(row[time], origin)
         series.append((ts, np.stack([np.asarray(row[n], float) for n in states], axis=1)))
         if inputs:
@@ -129,6 +134,12 @@ def _require_numbers(name: str, columns: dict) -> None:
             raise ValueError(f"{name}: expected numbers in '{column}', it holds words{such}")
 
 
+def _name(column: Any, value: Any) -> Any:
+    """What stands in the table, a word where it has words."""
+    words = str(column.attrs.get("flag_meanings", "")).split()
+    return repr(words[int(value)]) if words else value
+
+
 def _measured_or_first(ys: np.ndarray) -> np.ndarray:
     return np.isfinite(ys).any(axis=1) | (np.arange(len(ys)) == 0)
 
@@ -147,6 +158,11 @@ def _rows(columns: dict, by: str | None) -> list[dict[str, np.ndarray]]:
         raise ValueError(f"from_dataset: columns differ in length: { ({n: len(v) for n, v in values.items()}) }")
     if by is None:
         return [values]
+    if values[by].dtype.kind == "f" and np.isnan(values[by]).any():
+        raise ValueError(
+            f"from_dataset: {np.isnan(values[by]).sum()} rows have no value of '{by}', the first is row "
+            f"{np.flatnonzero(np.isnan(values[by]))[0]}"
+        )
     groups = [np.flatnonzero(values[by] == name) for name in np.unique(values[by])]
     time = list(columns)[-2]
     sorted_groups = [g[np.argsort(values[time][g], kind="stable")] for g in groups]
