@@ -210,7 +210,7 @@ def latent_sde(
     key: Array,
 ) -> LatentSDE:
     """A `LatentSDE` for values of `size` components, with a latent state of `latent` numbers and networks of `depth`
-    hidden layers of `width` units. Its control begins as zero.
+    hidden layers of `width` units. Its control and knowledge begin as zero.
 
     - `prior`: by default a `neural_sde` with so many `substeps`; one of known form, such as that of a `mechanism`, has
       its own, a state of `latent` numbers, and `motions` Brownian motions, by default one for each of them.
