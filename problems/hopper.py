@@ -9,8 +9,9 @@ trajectories: 0.285e-2 for the latent ODE with an ODE-RNN as encoder, 0.665e-2 f
 Linear interpolation of what was observed, which the paper does not list, is better than both: `mse_linear`.
 `mse` is that of an `ode.smoother`, which corrects it; `mse_latent_ode` that of a latent ODE, which has to bring the
 whole window out of one state. Both are trained on all windows of the training trajectories that begin 20 times apart,
-with other times hidden at each step. By default there are 200 trajectories; `--samples 10000 --steps 20000
---latent-steps 50000` is the size of the paper (hours).
+with other times hidden at each step. By default there are 200 trajectories; more are simulated (extra `mujoco`).
+`--samples 10000 --steps 20000 --latent-steps 50000 --budget 24h` is the size of the paper (hours). The latent ODE is
+trained first, and the budget counts from the beginning.
 """
 
 import jax

@@ -271,6 +271,15 @@ def test_multiple_shooting_joins_its_segments_at_states_of_its_own():
     assert np.linalg.norm(model.starts - nodes) < 0.7 * np.linalg.norm(values - nodes)
 
 
+def test_first_states_are_those_of_whole_trajectories():
+    """Of different lengths, the last of which is one segment."""
+    whole = measured(starts=((30.0, 4.0), (20.0, 6.0), (40.0, 9.0)))
+    data = ode.trajectories([(whole.ts[k, :n], whole.ys[k, :n]) for k, n in enumerate((21, 12, 3))])
+    model, segments = ode.shooting(hares(), data, 8, data.ys)
+    assert len(model.starts) == 6
+    np.testing.assert_allclose(ode.first_states(model, segments), data.ys[:, 0])
+
+
 def test_the_noise_follows_the_model():
     data = measured(noise=0.2)
     loss = ode.trajectory_misfit(transform=ode.log)

@@ -10,7 +10,7 @@ import pytest
 import sciml
 from sciml import ode
 from sciml.ode import Series
-from sciml.ode._latent import _widened
+from sciml.ode._latent import widened
 
 KEY = jax.random.key(0)
 # Compiled as a whole: operations one by one would each be a program.
@@ -257,8 +257,8 @@ def test_the_bound_is_that_of_closed_form():
 
 def test_the_divergence_is_smooth_at_the_prior():
     s = jnp.array([-3.0, -0.0101, -0.0099, -1e-6, 0.0, 1e-6, 0.0099, 0.0101, 2.0])
-    np.testing.assert_allclose(_widened(s[None])[0] ** 2, jnp.expm1(2 * s) - 2 * s, rtol=1e-6, atol=1e-15)
-    slopes = jax.vmap(jax.grad(lambda s: _widened(s[None, None])[0, 0]))(s)
+    np.testing.assert_allclose(widened(s[None])[0] ** 2, jnp.expm1(2 * s) - 2 * s, rtol=1e-6, atol=1e-15)
+    slopes = jax.vmap(jax.grad(lambda s: widened(s[None, None])[0, 0]))(s)
     assert np.isfinite(slopes).all() and (slopes > 0).all()
     assert slopes[4] == pytest.approx(np.sqrt(2), rel=1e-6)
 

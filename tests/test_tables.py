@@ -44,6 +44,16 @@ def test_words_are_numbered(tmp_path):
     assert data["id"].attrs["flag_meanings"] == "ape rat_2"
 
 
+def test_dates_are_days(tmp_path):
+    data = opened(
+        tmp_path, "id,when,x\na,2024-03-01 12:00,1\na,2024-02-28,2\nb,,3\nb,2024-02-28T06:00:30.5,4\n"
+    ).to_xarray()
+    np.testing.assert_allclose(data["when"], [2.5, 0, np.nan, 0.25 + 30.5 / 86400], rtol=1e-12)
+    assert data["when"].attrs["units"] == "days since 2024-02-28 00:00:00"
+    # No date, but words.
+    assert "flag_meanings" in opened(tmp_path, "when,x\n2024-02-30,1\n2024-03-01,2\n").to_xarray()["when"].attrs
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -76,6 +86,22 @@ def test_trajectories_of_a_table(tmp_path):
     assert float(first(1.0)[0]) == 0 and float(second(0.5)[0]) == 2.5 and float(second(9.0)[0]) == 5
 
 
+def test_inputs_of_a_table_are_those_of_a_mechanism_and_of_a_network(tmp_path):
+    """x' = heat + 2 cold, with rows at the same time, of which the last counts."""
+    table = opened(tmp_path, "run,t,x,cold,heat\na,0,1,0,1\na,1,2,1,1\na,1,2,0,3\na,2,,0,3\nb,0,0,2,0\nb,2,,2,0\n")
+    data = ode.from_dataset(table, ["x"], time="t", by="run", inputs=["cold", "heat"], held=True)
+    model = ode.mechanism(lambda x, heat, cold: heat + 2 * cold, ("x",), ode.Steps(exact=True, rtol=1e-8))
+    found = np.asarray(ode.predicted(model, data))[..., 0]
+    np.testing.assert_allclose(found, [[1, 2, 2, 5], [0, 8, 8, 8]], rtol=1e-4)
+    one = model(data.y0[1], data.ts[1], ode.take(data.args, 1))
+    np.testing.assert_allclose(one[:, 0], found[1], rtol=1e-10)
+    network = ode.ODE(ode.Network(lambda seen: seen[1:2] * 2 + seen[2:], inputs=2), ode.Steps(exact=True, rtol=1e-8))
+    np.testing.assert_allclose(np.asarray(ode.predicted(network, data))[..., 0], found, rtol=1e-4)
+    other = ode.mechanism(lambda x, wind: wind, ("x",))
+    with pytest.raises(ValueError, match="asks for wind.*got cold, heat"):
+        ode.predicted(other, data)
+
+
 def test_trajectories_of_a_grid_and_of_dates():
     values = np.arange(6.0).reshape(2, 3)
     grid = xr.Dataset({"x": (("sample", "time"), values)}, {"time": [0.0, 1.0, 3.0]})
@@ -98,3 +124,30 @@ def test_bad_names(states, options, message):
     data = xr.Dataset({"x": ("time", [1.0]), "w": (("time", "a", "b"), np.ones((1, 1, 1)))}, {"time": [0.0]})
     with pytest.raises(ValueError, match=message):
         ode.from_dataset(data, states, **options)
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ("a,0,1,1\nb,0,1,\nb,1,2,\n", "input 'u' has no value where 'run' is 'b'"),
+        ("1,0,1,1\n,0,1,3\n", "1 rows have no value of 'run', the first is row 1"),
+        ("7,0,1,1\n8,0,1,\n", "input 'u' has no value where 'run' is 8"),
+    ],
+)
+def test_bad_groups_are_named(rows, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ode.from_dataset(opened(tmp_path, "run,t,x,u\n" + rows), ["x"], time="t", by="run", inputs=["u"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("t,x\n0,1\n1,2\n0,1\n", "'t' decreases .* with by="),
+        ("t,x\n0,1\n1,high\n", "expected numbers in 'x', it holds words such as 1, high"),
+        ("t,x\nsoon,1\nlater,2\n", "expected numbers in 't', it holds words such as later, soon"),
+        ("t,x\n0,\n1,2\n", "trajectory 0 are missing; .* give starts"),
+    ],
+)
+def test_tables_that_hold_no_trajectories(text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ode.from_dataset(opened(tmp_path, text), ["x"], time="t")

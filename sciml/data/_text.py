@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ._source import DataError, Variable
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
 COMMENTS = ("#", "%")
+DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?")
 MISSING = ("", "na", "nan", "n/a", "null", "none", "-", ".")
 
 
@@ -22,7 +24,8 @@ class Text(Arrays):
 
     Cells are separated by commas, tabs, semicolons or blanks. Lines that begin with # or % are comments, but for one
     right above the numbers with as many words as columns: that names them, as a first line without numbers does.
-    Without one they are column_1, column_2, ... A column of words holds their numbers in alphabetical order, and the
+    Without one they are column_1, column_2, ... A column of dates (2026-03-31, 2026-03-31 14:00) holds days since the
+    first of them, with CF's attribute `units`. One of other words holds their numbers in alphabetical order, and the
     words in CF's attribute `flag_meanings`.
 
     Raises DataError for files that are not text, lines with another number of cells, and no rows.
@@ -90,9 +93,23 @@ def _column(cells: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
     missing = [cell.lower() in MISSING for cell in cells]
     if all(m or _is_number(c) for c, m in zip(cells, missing)):
         return np.array([np.nan if m else float(c) for c, m in zip(cells, missing)]), {}
+    if all(m or DATE.fullmatch(c) for c, m in zip(cells, missing)):
+        dates = _dates(["NaT" if m else c for c, m in zip(cells, missing)])
+        if dates is not None:
+            first = np.nanmin(dates)
+            units = {"units": f"days since {str(first)[:19].replace('T', ' ')}"}
+            return (dates - first) / np.timedelta64(1, "D"), units
     words = sorted(set(cells))
     meanings = " ".join(word.replace(" ", "_") or "missing" for word in words)
     return np.searchsorted(words, cells).astype(float), {"flag_meanings": meanings}
+
+
+def _dates(cells: list[str]) -> np.ndarray | None:
+    try:
+        return np.array(cells, "M8[us]")
+    except ValueError:
+        # Such as the 31st of June.
+        return None
 
 
 def _increases(values: np.ndarray) -> bool:

@@ -25,14 +25,18 @@ def mlp(
     the units bend at different places of inputs scaled to [-1, 1], the more sharply the larger `spread`. Numbers have
     JAX's default precision at the time of the call.
     """
-    network = eqx.nn.MLP(in_size, out_size, width, depth, activation, key=key)
+    make = lambda: eqx.nn.MLP(in_size, out_size, width, depth, activation, key=key)  # noqa: E731
+    # Its own numbers are replaced at once, and not drawn unless the activation has some too.
+    network = make() if any(map(eqx.is_array, jax.tree.leaves(activation))) else eqx.filter_eval_shape(make)
     keys = jax.random.split(key, 2 * len(network.layers))
     weights, biases = [], []
     for i, layer in enumerate(network.layers):
         shape = layer.weight.shape
         deviation = spread if i == 0 else (2.0 / sum(shape)) ** 0.5
-        offset = spread if i == 0 else 0.0
         weights.append(deviation * jax.random.normal(keys[2 * i], shape))
-        biases.append(jax.random.uniform(keys[2 * i + 1], (shape[0],), minval=-offset, maxval=offset))
+        if i == 0:
+            biases.append(jax.random.uniform(keys[1], (shape[0],), minval=-spread, maxval=spread))
+        else:
+            biases.append(jnp.zeros(shape[0]))
     network = eqx.tree_at(lambda n: [layer.weight for layer in n.layers], network, weights)
     return eqx.tree_at(lambda n: [layer.bias for layer in n.layers], network, biases)

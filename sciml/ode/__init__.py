@@ -64,6 +64,7 @@ from ._shooting import AugmentedLagrangian as AugmentedLagrangian
 from ._shooting import FreeStarts as FreeStarts
 from ._shooting import Segments as Segments
 from ._shooting import augmented_lagrangian as augmented_lagrangian
+from ._shooting import first_states as first_states
 from ._shooting import free_starts as free_starts
 from ._shooting import gaps as gaps
 from ._shooting import shooting as shooting

@@ -12,22 +12,31 @@ class Table(eqx.Module):
     """Values (n,) or (n, m) at times (n,) as a function of time: linear between them, or `held` at the last one. Before
     the first and after the last time the value is that of the nearest.
 
-    `linear_table` and `held_table` make it. In a batch of trajectories its arrays have one more axis in front.
+    `linear_table` and `held_table` make it. In a batch of trajectories its arrays have one more axis in front. With
+    `names` of its columns, as `from_dataset` gives them, it is the `args` of a mechanism that asks for these.
     """
 
     ts: Float[Array, "..."]
     values: Float[Array, "..."]
     held: bool = eqx.field(default=False, static=True)
+    names: tuple[str, ...] = eqx.field(default=(), static=True)
 
     def __call__(self, t: Any) -> Float[Array, "..."]:
-        last = self.ts.shape[0] - 1
-        i = jnp.clip(jnp.searchsorted(self.ts, t, side="right") - 1, 0, max(last - 1, 0))
+        # Those of a data set are NumPy's, which a traced number cannot index.
+        ts, values = jnp.asarray(self.ts), jnp.asarray(self.values)
+        last = ts.shape[0] - 1
+        i = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, max(last - 1, 0))
         if self.held or last == 0:
-            return self.values[jnp.clip(jnp.searchsorted(self.ts, t, side="right") - 1, 0, last)]
-        begin, length = self.ts[i], self.ts[i + 1] - self.ts[i]
+            return values[jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, last)]
+        begin, length = ts[i], ts[i + 1] - ts[i]
         # Padding repeats the last time.
         share = jnp.clip((t - begin) / jnp.where(length > 0, length, 1), 0, 1)
-        return (1 - share) * self.values[i] + share * self.values[i + 1]
+        return (1 - share) * values[i] + share * values[i + 1]
+
+    def columns(self) -> dict[str, "Table"]:
+        """One table for each of the names."""
+        ts, values = jnp.asarray(self.ts), jnp.asarray(self.values)
+        return {name: Table(ts, values[..., i], self.held) for i, name in enumerate(self.names)}
 
 
 def linear_table(ts: Any, values: Any) -> Table:

@@ -292,7 +292,7 @@ def drawn_state(posterior: tuple[Float[Array, " d"], Float[Array, " d"]], key: A
 
 def normal_divergence(mean: Float[Array, " d"], log_deviation: Float[Array, " d"]) -> Float[Array, " r"]:
     """Residuals, half the sum of whose squares is the divergence from the standard normal distribution."""
-    return jnp.concatenate([mean, _widened(log_deviation)])
+    return jnp.concatenate([mean, widened(log_deviation)])
 
 
 def latent_ode(
@@ -378,7 +378,7 @@ def elbo(*, scale: Any = 1.0, failed: float = 10.0) -> Callable:
     return loss
 
 
-def _widened(log_deviation: Float[Array, " *n"]) -> Float[Array, " *n"]:
+def widened(log_deviation: Float[Array, " *n"]) -> Float[Array, " *n"]:
     """The root, with a sign, of s^2 - 1 - 2 log(s), which with the mean's square makes twice the divergence."""
     small = jnp.abs(log_deviation) < 0.01
     # Both signs of a square root have no derivative at zero; its series has.

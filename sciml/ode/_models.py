@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ..nn import TrainableNumber, Unknown, mlp
 from ..nn._layers import require_positive
+from ._inputs import Table
 from ._steps import AbstractSteps, Steps, integrate
 
 
@@ -112,6 +113,8 @@ class Mechanism(eqx.Module):
         known: dict[str, Any] = {"t": t} | dict(zip(self.states, y)) | self.values()
         names = inspect.signature(self.function).parameters
         inputs = [n for n in names if n not in known]
+        if inputs and isinstance(args, Table):
+            args = args.columns()
         if inputs and not (isinstance(args, Mapping) and set(inputs) <= set(args)):
             given = ", ".join(args) if isinstance(args, Mapping) else type(args).__name__
             raise ValueError(
@@ -146,7 +149,8 @@ def mechanism(function: Callable, states: Sequence[str], steps: AbstractSteps | 
         model = mechanism(predation, ("hare", "lynx"), alpha=Unknown(1.0, positive=True), ..., delta=0.02)
 
     It returns the rates of `states` in their order, or by name. Its arguments are states, the time `t`, parameters, and
-    any other names, which are inputs that `args` gives at each call by name: numbers or functions of time.
+    any other names, which are inputs that `args` gives at each call by name: a mapping to numbers or functions of time,
+    or the table that `from_dataset` makes of columns of these names.
 
     A parameter is a number, an `Unknown`, which is found from data within its bounds, or a function such as a network,
     which makes the model a universal differential equation (Rackauckas et al., arXiv 2001.04385): the function is

@@ -197,6 +197,14 @@ def augmented_lagrangian(segments: Segments, every: int, *, weight: float = 1.0)
     return AugmentedLagrangian(segments, weight, every)
 
 
+def first_states(model: FreeStarts, segments: Segments) -> Float[Array, "k d"]:
+    """The states at the beginning of the trajectories that multiple shooting found: starts to go on with, as in
+    `free_starts(model.model, data._replace(y0=first_states(model, segments)))`.
+    """
+    begins = np.append(True, np.asarray(segments.joined)[:-1] == 0)
+    return model.starts[np.flatnonzero(begins)]
+
+
 def gaps(model: FreeStarts, segments: Segments) -> Float[Array, "k d"]:
     """By how much the end of each segment misses the beginning of the next."""
     data = segments.data

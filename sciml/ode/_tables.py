@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ._events import Doses
-from ._inputs import held_table, linear_table
+from ._inputs import Table, held_table, linear_table
 from ._trajectories import Trajectories, trajectories
 
 
@@ -25,13 +25,15 @@ def from_dataset(
     - `states`: the variables that were measured, in the order of the state. They have one dimension, along which
       rows follow each other, or two, of which that of `time` is one and the other counts trajectories.
     - `time`: the variable or coordinate of times; dates become days since the first.
-    - `by`: in a table of rows the column that tells trajectories apart; rows of one are sorted by time.
+    - `by`: in a table of rows the column that tells trajectories apart; rows of one are sorted by time, trajectories by
+      what this column holds.
     - `inputs`: variables that become a table of inputs for each trajectory, linear between its times, or `held` from
-      one to the next.
-    - `starts`: as in `trajectories`.
+      one to the next. Of rows at the same time the last counts.
+    - `starts`: as in `trajectories`; first guesses do where `free_starts` or `smoothed` will replace them.
 
     Rows in which nothing was measured are kept: NaN does not count. Raises ValueError for names that the data set does
-    not have and for variables of more dimensions.
+    not have, words in the place of numbers, rows of several trajectories without `by`, and variables of more
+    dimensions.
     """
     held_or_linear = held_table if held else linear_table
     data = dataset.to_xarray() if hasattr(dataset, "to_xarray") else dataset
@@ -39,9 +41,15 @@ def from_dataset(
     if absent := [n for n in wanted if n not in data.variables]:
         raise ValueError(f"from_dataset: no variable '{absent[0]}'; there are {', '.join(map(str, data.variables))}")
     columns = {n: data[n] for n in wanted}
+    _require_numbers("from_dataset", {n: columns[n] for n in [*states, *inputs, time]})
     dims = columns[states[0]].dims
     if len(dims) == 1:
         rows = _rows(columns, by)
+        if by is None and (rows[0][time][1:] < rows[0][time][:-1]).any():
+            raise ValueError(
+                f"from_dataset: '{time}' decreases from one row to the next; name the column that tells trajectories "
+                "apart with by=, or sort the rows"
+            )
     elif len(dims) == 2 and set(columns[time].dims) <= set(dims):
         rows = _grid(columns, states[0], time)
     else:
@@ -51,13 +59,20 @@ def from_dataset(
         )
     origin = min(np.min(r[time]) for r in rows)
     series, tables = [], []
-    for row in rows:
+    for i, row in enumerate(rows):
+        if empty := [n for n in inputs if not np.isfinite(np.asarray(row[n], float)).any()]:
+            which = (
+                f"where '{by}' is {_name(columns[by], row[by][0])}" if by and len(dims) == 1 else f"in trajectory {i}"
+            )
+            raise ValueError(f"from_dataset: the input '{empty[0]}' has no value {which}")
         ts = _numbers(row[time], origin)
         series.append((ts, np.stack([np.asarray(row[n], float) for n in states], axis=1)))
         if inputs:
-            tables.append((ts, np.stack([np.asarray(row[n], float) for n in inputs], axis=1)))
+            last = np.append(ts[1:] != ts[:-1], True)
+            tables.append((ts[last], np.stack([np.asarray(row[n], float)[last] for n in inputs], axis=1)))
     longest = max(len(ts) for ts, _ in series)
-    args = [held_or_linear(*_lengthened(ts, u, longest)) for ts, u in tables] or None
+    made = [held_or_linear(*_lengthened(ts, u, longest)) for ts, u in tables]
+    args = [Table(table.ts, table.values, table.held, tuple(inputs)) for table in made] or None
     return trajectories(series, starts=starts, args=args)
 
 
@@ -90,6 +105,7 @@ def from_events(
         raise ValueError(f"from_events: no variable '{absent[0]}'; there are {', '.join(map(str, data.variables))}")
     if wide := [n for n in wanted if data[n].ndim != 1]:
         raise ValueError(f"from_events: '{wide[0]}' has the dimensions {data[wide[0]].dims}, expected rows")
+    _require_numbers("from_events", {n: data[n] for n in wanted if n != by})
     subjects = _rows({n: data[n] for n in wanted}, by)
     origin = min(np.min(r[time]) for r in subjects)
     series, given = [], []
@@ -107,6 +123,21 @@ def from_events(
     args = {n: np.array([_constant(n, row, by) for row in subjects]) for n in constants}
     made = trajectories(series, starts=np.zeros((len(subjects), size)))
     return made._replace(args=args | {"doses": Doses(times, amounts)})  # pyright: ignore[reportArgumentType]
+
+
+def _require_numbers(name: str, columns: dict) -> None:
+    """Raises ValueError for a column of words, of which `sciml.open` makes numbers of their own."""
+    for column, values in columns.items():
+        if "flag_meanings" in values.attrs or values.dtype.kind in "OSU":
+            words = ", ".join(str(values.attrs.get("flag_meanings", "")).split()[:3])
+            such = f" such as {words}" if words else ""
+            raise ValueError(f"{name}: expected numbers in '{column}', it holds words{such}")
+
+
+def _name(column: Any, value: Any) -> Any:
+    """What stands in the table, a word where it has words."""
+    words = str(column.attrs.get("flag_meanings", "")).split()
+    return repr(words[int(value)]) if words else value
 
 
 def _measured_or_first(ys: np.ndarray) -> np.ndarray:
@@ -127,6 +158,11 @@ def _rows(columns: dict, by: str | None) -> list[dict[str, np.ndarray]]:
         raise ValueError(f"from_dataset: columns differ in length: { ({n: len(v) for n, v in values.items()}) }")
     if by is None:
         return [values]
+    if values[by].dtype.kind == "f" and np.isnan(values[by]).any():
+        raise ValueError(
+            f"from_dataset: {np.isnan(values[by]).sum()} rows have no value of '{by}', the first is row "
+            f"{np.flatnonzero(np.isnan(values[by]))[0]}"
+        )
     groups = [np.flatnonzero(values[by] == name) for name in np.unique(values[by])]
     time = list(columns)[-2]
     sorted_groups = [g[np.argsort(values[time][g], kind="stable")] for g in groups]

@@ -58,8 +58,9 @@ def trajectories(
         if not np.isfinite(starts).all():
             bad = int(np.flatnonzero(~np.isfinite(starts).all(axis=1))[0])
             raise ValueError(
-                f"trajectories: values at the first time of trajectory {bad} are missing; give starts, leave these "
-                "times out, or take those of sciml.ode.smoothed"
+                f"trajectories: values at the first time of trajectory {bad} are missing; leave these times out, or "
+                "give starts: first guesses, which sciml.ode.free_starts improves or sciml.ode.smoothed(data).ys[:, 0] "
+                "replaces"
             )
     elif np.shape(starts)[:1] != (len(pairs),):
         raise ValueError(f"trajectories: expected starts of {len(pairs)} trajectories, got {np.shape(starts)}")

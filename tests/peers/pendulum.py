@@ -1,14 +1,14 @@
-"""A neural ODE on the real pendulum with torchdiffeq and with this package, on the same machine, one after the other.
+"""A neural ODE on the real pendulum with torchdiffeq, torchdyn and this package, on the same machine, one by one.
 
     python tests/peers/pendulum.py --peer-python PYTHON [--epochs 1000] [--seeds 0 1 2]
 
-PYTHON is an interpreter with `torch` and `torchdiffeq`. Each run is a new process: imports, data, compilation and
-evaluation count. Both have the same network (2-32-32-2, tanh, in single precision), the same data (windows of ten
-intervals without a gap within the first 80 % of the recording, all of them at once), the same solver and tolerances
-(Dormand and Prince's of order 5, 1e-5 relative and 1e-7 absolute) and the same epochs of Adam, of one gradient each, at
-a rate of 5e-3. torchdiffeq takes one step for all windows, Diffrax one for each, and both differentiate through the
-steps. The test is that of the published protocol: mean squares of what the quotients of consecutive states are off by.
-Writes problems/peers/pendulum.json. Run it on an otherwise idle machine.
+PYTHON is an interpreter with `torch`, `torchdiffeq` and `torchdyn`. Each run is a new process: imports, data,
+compilation and evaluation count. All have the same network (2-32-32-2, tanh, in single precision), the same data
+(windows of ten intervals without a gap within the first 80 % of the recording, all of them at once), the same solver
+and tolerances (Dormand and Prince's of order 5, 1e-5 relative and 1e-7 absolute) and the same epochs of Adam, of one
+gradient each, at a rate of 5e-3. torchdiffeq and torchdyn take one step for all windows, Diffrax one for each, and all
+differentiate through the steps. The test is that of the published protocol: mean squares of what the quotients of
+consecutive states are off by. Writes problems/peers/pendulum.json. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -26,23 +26,21 @@ from pathlib import Path
 
 STARTED = time.time()
 OUT = Path(__file__).parents[2] / "problems" / "peers" / "pendulum.json"
+PACKAGES = ("sciml", "torchdiffeq", "torchdyn")
 INTERVALS, WIDTH, RATE, RTOL, ATOL = 10, 32, 5e-3, 1e-5, 1e-7
 
 
-def train_peer(data: Path, seed: int, epochs: int) -> dict:
-    """One training with torchdiffeq, in this process."""
+def train_peer(data: Path, seed: int, epochs: int, package: str) -> dict:
+    """One training with torchdiffeq or torchdyn, in this process."""
     import numpy as np
     import torch
-    import torchdiffeq
 
     torch.manual_seed(seed)
     arrays = {name: torch.from_numpy(array) for name, array in np.load(data).items()}
     layers = [torch.nn.Linear(2, WIDTH), torch.nn.Tanh(), torch.nn.Linear(WIDTH, WIDTH), torch.nn.Tanh()]
     network = torch.nn.Sequential(*layers, torch.nn.Linear(WIDTH, 2))
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
-
-    def solve(start, ts):
-        return torchdiffeq.odeint(lambda t, y: network(y), start, ts, method="dopri5", rtol=RTOL, atol=ATOL)
+    solve = solver(package, lambda t, y: network(y))
 
     def epoch():
         optimiser.zero_grad()
@@ -54,11 +52,24 @@ def train_peer(data: Path, seed: int, epochs: int) -> dict:
     with torch.no_grad():
         found = solve(arrays["test"][:-1], arrays["ts"][:2])[1].numpy()
     return {
-        "version": torchdiffeq.__version__,
+        "version": metadata.version(package),
         "metrics": {"one_step_loss": one_step_loss(found, np.load(data))},
         "seconds_per_epoch": took,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
+
+
+def solver(package: str, field):
+    """`(y0, ts) -> ys` of a package, with the time first."""
+    if package == "torchdyn":
+        from torchdyn.numerics import odeint
+
+        # What its `NeuralODE` calls where it differentiates through the steps.
+        options = {"solver": "dopri5", "rtol": RTOL, "atol": ATOL}
+        return lambda y0, ts: odeint(lambda t, y, args=None: field(t, y), y0, ts, **options)[1]
+    import torchdiffeq
+
+    return lambda y0, ts: torchdiffeq.odeint(field, y0, ts, method="dopri5", rtol=RTOL, atol=ATOL)
 
 
 def train_own(data: Path, seed: int, epochs: int) -> dict:
@@ -113,8 +124,11 @@ def one_step_loss(found, arrays) -> float:
 
 def one(arguments) -> None:
     """A run in this process, printed as JSON."""
-    train = train_peer if arguments.one == "peer" else train_own
-    record = train(Path(arguments.data), arguments.seeds[0], arguments.epochs)
+    data, seed = Path(arguments.data), arguments.seeds[0]
+    if arguments.one == "sciml":
+        record = train_own(data, seed, arguments.epochs)
+    else:
+        record = train_peer(data, seed, arguments.epochs, arguments.one)
     record["seconds"] = time.time() - STARTED
     record["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(record))
@@ -159,17 +173,14 @@ def main(arguments) -> None:
         data = Path(folder) / "pendulum.npz"
         write_data(data)
         for seed in arguments.seeds:
-            for package, kind, python in (
-                ("sciml", "own", sys.executable),
-                ("torchdiffeq", "peer", arguments.peer_python),
-            ):
-                found = run(python, kind, data, seed, arguments.epochs)
+            for package in PACKAGES:
+                python = sys.executable if package == "sciml" else arguments.peer_python
+                found = run(python, package, data, seed, arguments.epochs)
                 record = {"package": package, "model": "neural ODE", "seed": seed} | found | common
                 record["version"] = found["version"] or metadata.version("sciml-jax")
                 records.append(record)
                 print(package, seed, found["metrics"], round(found["seconds"], 1), found["seconds_per_epoch"])
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(records, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":
@@ -177,7 +188,8 @@ if __name__ == "__main__":
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--epochs", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--one", choices=["own", "peer"])
+    parser.add_argument("--one", choices=PACKAGES)
+    parser.add_argument("--out", type=Path, default=OUT, help="where the records go")
     parser.add_argument("--data")
     parser.add_argument("--note", help="such as what else ran on the machine")
     given = parser.parse_args()

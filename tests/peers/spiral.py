@@ -2,12 +2,13 @@
 
     python tests/peers/spiral.py --peer-python PYTHON [--iterations 2000] [--seeds 0 1 2] [--note TEXT]
 
-PYTHON is an interpreter with `torchdiffeq` and `torch` (the extra `peers`). Each run is a new process: imports, data,
-compilation and evaluation count. torchdiffeq trains as its own example does (`examples/ode_demo.py`): a network of y^3
-with 50 hidden units, Dopri5 with tolerances 1e-7 and 1e-9, single precision, 2,000 iterations of RMSprop (1e-3) on the
-mean absolute error of 20 random windows of 10 times. This package does the same with Diffrax's Dopri5, and besides what
-its problem `spiral` does by default. `settings` has the milliseconds of one gradient of the same batch, after
-compilation, the median of 100. Writes problems/peers/spiral.json. Run it on an otherwise idle machine.
+PYTHON is an interpreter with `torch`, `torchdiffeq` and `torchdyn` (the extra `peers`). Each run is a new process:
+imports, data, compilation and evaluation count. torchdiffeq trains as its own example does (`examples/ode_demo.py`): a
+network of y^3 with 50 hidden units, Dopri5 with tolerances 1e-7 and 1e-9, single precision, 2,000 iterations of RMSprop
+(1e-3) on the mean absolute error of 20 random windows of 10 times. torchdyn does the same, and this package with
+Diffrax's Dopri5, and besides what its problem `spiral` does by default. `settings` has the milliseconds of one gradient
+of the same batch, after compilation, the median of 100. Writes problems/peers/spiral.json. Run it on an otherwise idle
+machine.
 """
 
 import argparse
@@ -30,11 +31,10 @@ WIDTH, BATCH, WINDOW, RATE = 50, 20, 10, 1e-3
 TOLERANCES = {"rtol": 1e-7, "atol": 1e-9}
 
 
-def train_peer(data: Path, seed: int, iterations: int) -> dict:
-    """One training with torchdiffeq, in this process."""
+def train_peer(data: Path, seed: int, iterations: int, package: str) -> dict:
+    """One training with torchdiffeq or torchdyn, in this process."""
     import numpy as np
     import torch
-    import torchdiffeq
 
     arrays = np.load(data)
     ts, truth = (torch.from_numpy(arrays[name].astype("float32")) for name in ("ts", "truth"))
@@ -44,10 +44,7 @@ def train_peer(data: Path, seed: int, iterations: int) -> dict:
     for layer in (network[0], network[2]):
         torch.nn.init.normal_(layer.weight, std=0.1)
         torch.nn.init.zeros_(layer.bias)
-
-    def solve(y0, ts):
-        return torchdiffeq.odeint(lambda t, y: network(y**3), y0, ts, method="dopri5", **TOLERANCES)
-
+    solve = solver(package, lambda t, y: network(y**3))
     optimiser = torch.optim.RMSprop(network.parameters(), lr=RATE)
 
     def gradient(begins):
@@ -67,7 +64,7 @@ def train_peer(data: Path, seed: int, iterations: int) -> dict:
     seconds = time.time() - STARTED
     begins = np.arange(0, BATCH * 40, 40)
     return {
-        "version": torchdiffeq.__version__,
+        "version": metadata.version(package),
         "metrics": {"relative_l2": error},
         "seconds": seconds,
         "seconds_per_epoch": trained / iterations,
@@ -75,6 +72,19 @@ def train_peer(data: Path, seed: int, iterations: int) -> dict:
         "parameters": sum(p.numel() for p in network.parameters()),
         "settings": {"milliseconds_per_gradient": _milliseconds(lambda: gradient(begins))},
     }
+
+
+def solver(package: str, field):
+    """`(y0, ts) -> ys` of a package, with the time first."""
+    if package == "torchdyn":
+        from torchdyn.numerics import odeint
+
+        # What its `NeuralODE` calls where it differentiates through the steps.
+        options = {"solver": "dopri5", **TOLERANCES}
+        return lambda y0, ts: odeint(lambda t, y, args=None: field(t, y), y0, ts, **options)[1]
+    import torchdiffeq
+
+    return lambda y0, ts: torchdiffeq.odeint(field, y0, ts, method="dopri5", **TOLERANCES)
 
 
 def train_same(data: Path, seed: int, iterations: int) -> dict:
@@ -161,7 +171,8 @@ def _milliseconds(function) -> float:
 
 
 RUNS = {
-    "peer": ("torchdiffeq", "its example"),
+    "torchdiffeq": ("torchdiffeq", "its example"),
+    "torchdyn": ("torchdyn", "the same training"),
     "same": ("sciml", "the same training"),
     "own": ("sciml", "gradient matching, windows, Gauss-Newton"),
 }
@@ -172,8 +183,10 @@ def one(arguments) -> None:
     data, seed = Path(arguments.data), arguments.seeds[0]
     if arguments.one == "own":
         record = train_own(seed)
+    elif arguments.one == "same":
+        record = train_same(data, seed, arguments.iterations)
     else:
-        record = {"peer": train_peer, "same": train_same}[arguments.one](data, seed, arguments.iterations)
+        record = train_peer(data, seed, arguments.iterations, arguments.one)
     record["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(record))
 
@@ -204,12 +217,12 @@ def main(arguments) -> None:
         np.savez(data, ts=ts, truth=load_module(sciml.problems()["spiral"]).solution(ts, (2.0, 0.0)))
         for seed in arguments.seeds:
             for kind, (package, model) in RUNS.items():
-                python = arguments.peer_python if kind == "peer" else sys.executable
+                python = arguments.peer_python if package.startswith("torch") else sys.executable
                 found = run(python, kind, data, seed, arguments.iterations)
                 found["version"] = found["version"] or metadata.version("sciml-jax")
                 records.append({"package": package, "model": model, "seed": seed} | found | common)
                 print(package, model, seed, found["metrics"], round(found["seconds"], 1), flush=True)
-    OUT.write_text(json.dumps(records, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":
@@ -218,6 +231,7 @@ if __name__ == "__main__":
     parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--note", help="what a reader should know, such as what ran beside")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the records go")
     parser.add_argument("--one", choices=list(RUNS))
     parser.add_argument("--data")
     given = parser.parse_args()
