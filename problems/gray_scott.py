@@ -6,7 +6,7 @@ GS of PINNacle (Hao et al., NeurIPS 2024), which takes (-1, 1) along x and y: no
 the rest too. PINNacle states no condition at the sides, so that its problem has no unique solution; here x and y are
 periodic, of which the middle feels nothing. The rest state u = 1, v = 0 is 0.20 of the norm off.
 
-The ring is 0.03 thick, for which windows of a few hundred waves are too coarse.
+The ring is 0.03 thick.
 
 The reference is a Fourier solution with exponential time stepping (ETDRK4). Half the step changes it by 5e-7 of its
 norm, twice the points by 1e-5.

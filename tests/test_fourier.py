@@ -180,6 +180,14 @@ def test_where_series_do_not_apply():
     assert not suits_fourier(PDE(Box(x=(0, 1), y=(0, 1)), lambda u, u_xx, u_yy: u_xx + u_yy - u, periodic("x", "y")))
 
 
+def test_values_that_jump_are_left_to_others():
+    """Between jumps a function that does not move has no residual."""
+    box = Box(t=(0, 1), x=(0, 1))
+    start = value(u=lambda x: jnp.where(jnp.abs(x - 0.5) < 0.2, 1.0, 0.0), on=box.at(t=0))
+    with double_precision():
+        assert list(fourier_solutions(PDE(box, lambda u_t, u_x: u_t + u_x, start, periodic("x")), np.inf)) == []
+
+
 def test_no_time_or_too_long_windows():
     with double_precision():
         assert list(fourier_solutions(advection(), deadline=0.0)) == []

@@ -31,13 +31,16 @@ from ._rows import Partials, Table, partials_of, slopes_at, tables_of_points, te
 
 # The degree of the polynomials of time.
 DEGREE = 8
-# Windows of a first attempt, and the most points along the longest axis by the number of axes of space, for which the
-# initial values ask: waves beyond them have less than so much of the rest.
-WINDOWS, MOST_POINTS, RESOLVED = 16, {1: 1024, 2: 96, 3: 24}, 1e-5
-LEAST_POINTS = 24
+# Windows of a first attempt.
+WINDOWS = 16
+# By the number of axes of space, the most points along the longest axis of a first attempt, and those at which initial
+# values are looked at. Waves beyond those that are needed have less than so much of the rest.
+POINTS, LEAST_POINTS, RESOLVED = {1: (1024, 4096), 2: (96, 384), 3: (24, 48)}, 24, 1e-5
 # Where the shortest waves have this share of a window, more points are needed rather than shorter windows; where they
 # have the second, what follows is of no use.
 COARSE, HOPELESS = 1e-3, 0.1
+# Of the time, until which there should be a first solution.
+PATIENCE = 0.4
 # As many times the points along each axis in the next attempt, by the number of axes.
 FINER = {1: 2.0, 2: 1.5, 3: 1.5}
 # The most numbers of a solution.
@@ -91,7 +94,7 @@ def suits_fourier(pde: PDE) -> bool:
     point of fields that are determined up to a constant.
     """
     space = [a for a in pde.axes if a != TIME]
-    if TIME not in pde.axes or len(space) not in MOST_POINTS or set(space) != set(pde.periodic_axes):
+    if TIME not in pde.axes or len(space) not in POINTS or set(space) != set(pde.periodic_axes):
         return False
     initial = _initial_groups(pde)
     if not initial or set(pde.groups) != {INTERIOR, *initial, *_pins(pde)}:
@@ -105,10 +108,14 @@ def suits_fourier(pde: PDE) -> bool:
 
 def fourier_solutions(pde: PDE, deadline: float) -> Iterator[tuple[Grid, Found]]:
     """Solutions on finer and finer grids, with shorter and shorter windows, while there is time."""
-    grid = Grid(WINDOWS, _first_points(pde))
-    pace, rest, size = 0.0, 0.0, 1.0
+    points, start = _first_points(pde), time.perf_counter()
+    if points is None:
+        return
+    grid, pace, rest, size = Grid(WINDOWS, points), 0.0, 0.0, 1.0
     while _numbers(pde, grid) <= LARGEST:
         began = time.perf_counter()
+        if not pace and began > start + PATIENCE * (deadline - start):
+            return
         if pace and began + rest * max(1.0, _size(grid) / size) + pace * _work(grid) > deadline:
             return
         found = _marched(pde, grid, deadline)
@@ -148,14 +155,16 @@ def _even(number: float) -> int:
     return 2 * int(np.ceil(number / 2))
 
 
-def _first_points(pde: PDE) -> tuple[int, ...]:
-    """As many as the initial values ask for."""
+def _first_points(pde: PDE) -> tuple[int, ...] | None:
+    """As many as the initial values ask for; None where those jump, so that no number of waves has them."""
     lengths = np.array([np.ptp(pde.domain.bounds[a]) for a in pde.axes if a != TIME])
-    shares, most = lengths / lengths.max(), MOST_POINTS[len(lengths)]
-    finest = tuple(_even(max(8, most * share)) for share in shares)
-    grid = Grid(1, finest)
+    shares, (most, probed) = lengths / lengths.max(), POINTS[len(lengths)]
+    grid = Grid(1, tuple(_even(max(8, probed * share)) for share in shares))
     basis = _basis(pde, grid)
-    size = np.abs(np.asarray(_initial(pde, basis, grid)[1])).max(axis=0)
+    initial = np.asarray(_initial(pde, basis, grid)[1])
+    if _shares(basis, [initial[:, None]])[0] > COARSE:
+        return None
+    size = np.abs(initial).max(axis=0)
     # By wave, the points along the longest axis that resolve it.
     each = [np.abs(k) * n / (2 * np.pi * share) for k, n, share in zip(basis.numbers, lengths, shares)]
     needed = 3 * np.max(np.stack(np.broadcast_arrays(*each)), axis=0)

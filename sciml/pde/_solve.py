@@ -59,10 +59,10 @@ def solve(
 
     If nothing but the budget is given, the output layer of polynomials or random features is found by least squares, on
     the whole domain for problems that are affine in the fields or have no time, and in windows of time for evolutions
-    if the budget is 30 s or more; together with unknown parameters where there are observations. The result is taken if
-    it leaves less than 1e-3 of the residual (with observations: less than their noise hides) at points that
-    were not fitted, or no time is left. Otherwise a network is trained, and the better of the two returned. All that is
-    not given is chosen:
+    if the budget is 30 s or more; together with unknown parameters where there are observations. Evolutions where all
+    axes of space are periodic are Fourier series in windows of time. The result is taken if it leaves less than 1e-3 of
+    the residual (with observations: less than their noise hides) at points that were not fitted, or no time is left.
+    Otherwise a network is trained, and the better of the two returned. All that is not given is chosen:
 
     - `model`, the network `(pde.in_size,) -> (pde.out_size,)`: tanh, three hidden layers of 20 units (30 for three
       axes or more, or several fields). Inputs are scaled, and exact conditions applied, by `pde.model`.
