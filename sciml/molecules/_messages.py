@@ -41,8 +41,8 @@ class Messages(eqx.Module):
         sizes = [radial, *([] if linear else [width]), len(paths) * width]
         self.filters = tuple(Linear(i, o, bias=False, key=k) for i, o, k in zip(sizes, sizes[1:], keys[1:]))
         if linear:
-            # The basis has values of a tenth or so, from which features of about 1 are made.
-            scale = 4 * ((sizes[0] + sizes[1]) / (2 * sizes[0])) ** 0.5
+            # To variance 1 / radial, whatever the number of paths.
+            scale = ((sizes[0] + sizes[1]) / (2 * sizes[0])) ** 0.5
             self.filters = jax.tree.map(lambda w: scale * w, self.filters)
         self.mixings = [Linear(width, width, bias=False, key=k) for k in keys[3:]]
         self.paths, self.neighbours = tuple(paths), neighbours
