@@ -17,11 +17,11 @@ import sciml
 from sciml import molecules, optim
 
 EXPECTED = {"force_rmse": 0.1, "energy_mae_atom": 0.005}
-BUDGET = 900.0
+BUDGET = 1200.0
 
 
 def problem(
-    steps: int = 60_000,
+    steps: int = 80_000,
     width: int = 32,
     layers: int = 2,
     radial: int = 10,
