@@ -44,7 +44,7 @@ def problem(
     def evaluate(model):
         seen = molecules.errors(validation, molecules.predicted(model, validation, CUTOFF))
         found = molecules.errors(test, molecules.predicted(model, test, CUTOFF))
-        return found | {"force_mae_validation": seen["force_mae"]}
+        return {**found, "force_mae_validation": seen["force_mae"]}
 
     def figure(model):
         found = molecules.predicted(model, test, CUTOFF)
