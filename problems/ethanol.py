@@ -38,8 +38,10 @@ def problem(
     labelled = above(labelled, mean)
     test = above(molecules.frames_from_dataset(sciml.dataset("ethanol", part="test")), mean)
     train, validation = molecules.split(labelled, 950, seed=seed)
-    sizes = {"width": width, "layers": layers, "radial": radial, "degree": 2, "neighbours": 8}
-    model = molecules.NequIP(SPECIES, CUTOFF, **sizes, linear=True, key=jax.random.key(seed))
+    key = jax.random.key(seed)
+    model = molecules.NequIP(
+        SPECIES, CUTOFF, width=width, layers=layers, radial=radial, degree=2, neighbours=8, linear=True, key=key
+    )
 
     def evaluate(model):
         seen = molecules.errors(validation, molecules.predicted(model, validation, CUTOFF))

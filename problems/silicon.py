@@ -48,7 +48,7 @@ def problem(
     sizes = {"width": width, "layers": layers, "radial": radial, "degree": 2, "neighbours": 16}
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, min(500, steps // 20)), steps, 1e-3 * rate)
     return sciml.Problem(
-        molecules.NequIP(kinds.tolist(), cutoff, **sizes, linear=True, key=jax.random.key(seed)),
+        molecules.NequIP(kinds.tolist(), cutoff, **sizes, linear=True, products=True, key=jax.random.key(seed)),
         molecules.potential_misfit(energy=0.02, forces=0.3, stress=0.01),
         molecules.batches(train, cutoff, batch, buckets=2, seed=seed),
         optim.averaged(optax.chain(optax.clip_by_global_norm(10.0), optim.soap(schedule)), 0.998),

@@ -29,7 +29,7 @@ POTENTIALS = {
     "SchNet": lambda *a, key: SchNet(*a, **SIZES, key=key),
     "PaiNN": lambda *a, key: PaiNN(*a, **SIZES, key=key),
     "NequIP": lambda *a, key: NequIP(*a, **SIZES, degree=2, key=key),
-    "NequIP, linear": lambda *a, key: NequIP(*a, **SIZES, degree=2, linear=True, key=key),
+    "NequIP, products": lambda *a, key: NequIP(*a, **SIZES, degree=2, linear=True, products=True, key=key),
     "MACE": lambda *a, key: MACE(*a, **SIZES, key=key),
     "SO3krates": lambda *a, key: SO3krates(*a, **SIZES, heads=2, key=key),
     "DimeNet": lambda *a, key: DimeNet(*a, **SIZES, degree=3, key=key),
