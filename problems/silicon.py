@@ -21,7 +21,7 @@ BUDGET = 1200.0
 
 
 def problem(
-    steps: int = 80_000,
+    steps: int = 70_000,
     width: int = 32,
     layers: int = 2,
     radial: int = 10,
