@@ -7,9 +7,10 @@
   and 25 for tests, of molybdenum 194 of 2 to 54 atoms and 23.
 - Settings: `element` is Si or Mo, `part` train or test.
 - Who: Zuo et al. (github.com/materialsvirtuallab/mlearn, BSD-3), `data/ELEMENT/training.json` and `test.json`. These
-  hold virials in kbar, positive under pressure, in the order xx, yy, zz, xy, xz, yz: the derivative of the energy of
-  strained cells and the traction on surfaces, which is 0, agree with that. A mirror (SCIML_DATA) may hold them as .npz,
-  whose checksum is verified; of the public file the number of structures and the mean energy are compared.
+  hold virials in kbar, positive under pressure, in the order xx, yy, zz, xy, xz, yz, except for silicon's strained
+  cells, where it is xx, yy, zz, xy, yz, xz: the derivative of the energy of strained cells, the traction on surfaces,
+  which is 0, and the symmetry of sheared crystals agree with that. A mirror (SCIML_DATA) may hold them as .npz, whose
+  checksum is verified; of the public file the number of structures and the mean energy are compared.
 - Citation: Zuo et al., "Performance and cost assessment of machine learning interatomic potentials", J. Phys. Chem. A
   124, 2020.
 - Size: 2.7 MB of silicon, 2.1 MB of molybdenum; 0.5 MB each in the mirror.
@@ -37,6 +38,7 @@ FILES = {
 GROUPS = ("AIMD-NVT", "Elastic", "Surface", "Vacancy")
 KBAR = 6.241509074e-4  # eV/angstrom^3
 ORDER = [0, 1, 2, 5, 4, 3]
+ORDER_STRAINED_SILICON = [0, 1, 2, 4, 5, 3]
 
 
 def make(element: str = "Si", part: str = "train") -> sciml.data.Dataset:
@@ -58,13 +60,18 @@ def make(element: str = "Si", part: str = "train") -> sciml.data.Dataset:
         with np.load(local) as opened:
             held = dict(opened)
     n = held["n_atoms"]
+    group = np.array([GROUPS.index(g.split()[0]) for g in held["group"]])
+    virials = held["virial_stress"][:, ORDER]
+    if element == "Si":
+        strained = group == GROUPS.index("Elastic")
+        virials[strained] = held["virial_stress"][strained][:, ORDER_STRAINED_SILICON]
     return molecules.ragged(
         structure={
             "n_atoms": (n, "1"),
             "energy": (held["E"], "eV"),
             "cell": (held["cell"], "angstrom"),
-            "stress": (-KBAR * held["virial_stress"][:, ORDER], "eV/angstrom^3"),
-            "group": (np.array([GROUPS.index(g.split()[0]) for g in held["group"]]), "1"),
+            "stress": (-KBAR * virials, "eV/angstrom^3"),
+            "group": (group, "1"),
         },
         atom={
             "species": (np.full(n.sum(), NUMBERS[element]), "1"),

@@ -68,6 +68,21 @@ def test_stress_is_the_derivative_of_the_energy_by_strain(element):
 
 @mirrored
 @pytest.mark.parametrize("element", ["Si", "Mo"])
+def test_a_sheared_crystal_has_the_shear_stress_of_its_strain(element):
+    held = sciml.dataset("mlearn", element=element).read()
+    cells = held["cell"]
+    sheared = np.flatnonzero((held["group"] == 1) & (np.abs(cells * (1 - np.eye(3))).max(axis=(1, 2)) > 0.1))
+    # Of yz, xz and xy, by reflections of the cubic crystal, two vanish with their strains, for both signs of the third.
+    strain = np.stack([cells[sheared, i, j] + cells[sheared, j, i] for i, j in ((1, 2), (0, 2), (0, 1))], axis=1)
+    kind = np.abs(strain).argmax(axis=1)
+    assert set(kind) == {0, 1, 2}
+    np.testing.assert_array_equal(np.abs(held["stress"][sheared, 3:]).argmax(axis=1), kind)
+    rows = np.arange(len(sheared))
+    assert (held["stress"][sheared, 3 + kind] * strain[rows, kind] > 0).all()
+
+
+@mirrored
+@pytest.mark.parametrize("element", ["Si", "Mo"])
 def test_no_traction_acts_on_surfaces(element):
     held = sciml.dataset("mlearn", element=element).read()
     slabs = held["group"] == 2

@@ -29,6 +29,7 @@ POTENTIALS = {
     "SchNet": lambda *a, key: SchNet(*a, **SIZES, key=key),
     "PaiNN": lambda *a, key: PaiNN(*a, **SIZES, key=key),
     "NequIP": lambda *a, key: NequIP(*a, **SIZES, degree=2, key=key),
+    "NequIP, products": lambda *a, key: NequIP(*a, **SIZES, degree=2, linear=True, products=True, key=key),
     "MACE": lambda *a, key: MACE(*a, **SIZES, key=key),
     "SO3krates": lambda *a, key: SO3krates(*a, **SIZES, heads=2, key=key),
     "DimeNet": lambda *a, key: DimeNet(*a, **SIZES, degree=3, key=key),
@@ -274,3 +275,15 @@ def test_second_derivatives_where_vectors_vanish(model):
     differences = [(slope(step * e) - slope(-step * e)) / (2 * step) for e in jnp.eye(3)]
     size = float(jnp.abs(exact).max())
     np.testing.assert_allclose(exact, jnp.stack(differences), atol=1e-2 * size)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_linear_filters_are_linear_in_the_radial_basis(linear):
+    model = NequIP((1, 6, 8), CUTOFF, **SIZES, linear=linear, key=jax.random.key(0))
+    messages, keys = model.layers[0].messages, jax.random.split(jax.random.key(1), 3)
+    structure = arranged(molecule(), SPECIES)
+    x = jax.random.normal(keys[0], (PLACES, 1, 6))
+    around = jax.random.normal(keys[1], (PLACES, NEIGHBOURS, 4))
+    basis = jax.random.normal(keys[2], (2, PLACES, NEIGHBOURS, 4))
+    apart = sum(messages(structure, x, b, around) for b in basis)
+    assert np.allclose(messages(structure, x, basis.sum(axis=0), around), apart, atol=1e-10) == linear

@@ -14,11 +14,12 @@ from ._structure import Structure, to_neighbours
 
 class Messages(eqx.Module):
     """Features (n, m, f) that each atom gets, m by harmonic up to degree `out`, from those of its neighbours by
-    `paths`; `neighbours` is how many an atom has on average: the sum is divided by its root.
+    `paths`; `neighbours` is how many an atom has on average: the sum is divided by its root. Filters are functions of
+    the basis with a hidden layer, or linear.
     """
 
     sender: Linear
-    filters: tuple[Linear, Linear]
+    filters: tuple[Linear, ...]
     mixings: list[Linear]
     paths: tuple[tuple[int, int, int], ...] = eqx.field(static=True)
     neighbours: float = eqx.field(static=True)
@@ -31,15 +32,18 @@ class Messages(eqx.Module):
         out: int,
         neighbours: float,
         *,
+        linear: bool = False,
         key: Array,
     ):
         keys = jax.random.split(key, 4 + out)
         self.sender = Linear(width, width, bias=False, key=keys[0])
         # Without biases the filters are 0 where the basis is.
-        self.filters = (
-            Linear(radial, width, bias=False, key=keys[1]),
-            Linear(width, len(paths) * width, bias=False, key=keys[2]),
-        )
+        sizes = [radial, *([] if linear else [width]), len(paths) * width]
+        self.filters = tuple(Linear(i, o, bias=False, key=k) for i, o, k in zip(sizes, sizes[1:], keys[1:]))
+        if linear:
+            # To variance 1 / radial, whatever the number of paths.
+            scale = ((sizes[0] + sizes[1]) / (2 * sizes[0])) ** 0.5
+            self.filters = jax.tree.map(lambda w: scale * w, self.filters)
         self.mixings = [Linear(width, width, bias=False, key=k) for k in keys[3:]]
         self.paths, self.neighbours = tuple(paths), neighbours
 
@@ -51,8 +55,10 @@ class Messages(eqx.Module):
         around: Float[Array, "n k h"],
     ) -> Float[Array, "n o f"]:
         n, k, _ = basis.shape
-        first, second = self.filters
-        weights = second(jax.nn.silu(first(basis))).reshape(n, k, len(self.paths), -1)
+        weights = self.filters[0](basis)
+        for last in self.filters[1:]:
+            weights = last(jax.nn.silu(weights))
+        weights = weights.reshape(n, k, len(self.paths), -1)
         arriving = to_neighbours(structure, self.sender(x))
         sums = [jnp.zeros((n, 2 * c + 1, x.shape[-1]), x.dtype) for c in range(len(self.mixings))]
         for p, (a, b, c) in enumerate(self.paths):
