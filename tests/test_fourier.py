@@ -10,7 +10,8 @@ from sciml import PDE, Box, nn, periodic, solve, value
 from sciml._precision import double_precision
 from sciml.pde import Solution
 from sciml.pde._checks import UndeterminedWarning
-from sciml.pde._fourier import DEGREE, Grid, Lost, _divided, _marched, fourier_solutions, suits_fourier
+from sciml.pde._fourier import Lost, _marched, fourier_solutions, suits_fourier
+from sciml.pde._waves import DEGREE, Grid, _divided
 
 PI = np.pi
 
