@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sciml import PDE, Box, nn, periodic, solve, value
+from sciml import PDE, Box, flux, nn, periodic, solve, value
 from sciml._precision import double_precision
 from sciml.pde import Solution
 from sciml.pde._checks import UndeterminedWarning
+from sciml.pde._direct import _fourier
 from sciml.pde._fourier import Lost, _marched, fourier_solutions, suits_fourier
-from sciml.pde._waves import DEGREE, Grid, _divided
+from sciml.pde._waves import DEGREE, Grid
 
 PI = np.pi
 
@@ -51,8 +52,14 @@ def taylor_green(*pressure, nu=0.1):
     )
 
 
+def mirrors(pde):
+    found = suits_fourier(pde)
+    assert found is not None
+    return found
+
+
 def marched(pde, grid):
-    found = _marched(pde, grid, np.inf)
+    found = _marched(pde, mirrors(pde), grid, np.inf)
     assert not isinstance(found, Lost)
     return found
 
@@ -161,8 +168,8 @@ def test_a_chaotic_flame_front_needs_more_waves_than_its_beginning():
         periodic("x"),
     )
     with double_precision():
-        assert _marched(pde, Grid(16, (12,)), np.inf).last_waves > 1e-3
-        grid, found = list(fourier_solutions(pde, np.inf))[-1]
+        assert _marched(pde, mirrors(pde), Grid(16, (12,)), np.inf).last_waves > 1e-3
+        grid, found = list(fourier_solutions(pde, mirrors(pde), np.inf))[-1]
         fine = marched(pde, Grid(2 * grid.windows, (2 * grid.points[0],)))
         points = domain.sobol(100, jax.random.key(0))
         one, two = (jax.vmap(pde.model(f.network))(points) for f in (found, fine))
@@ -173,31 +180,37 @@ def test_where_series_do_not_apply():
     box = Box(t=(0, 1), x=(0, 1), y=(0, 1))
     heat = lambda u_t, u_xx, u_yy: u_t - u_xx - u_yy  # noqa: E731
     start = value(u=lambda x, y: jnp.sin(2 * PI * x) * jnp.sin(2 * PI * y), on=box.at(t=0))
-    assert suits_fourier(PDE(box, heat, start, periodic("x", "y")))
-    walls = value(u=0.0, on=box.boundary("y"))
-    assert not suits_fourier(PDE(box, heat, start, periodic("x"), walls))
+    assert suits_fourier(PDE(box, heat, start, periodic("x", "y"))) is not None
+    walls = value(u=1.0, on=box.boundary("y"), exact=False)
+    assert suits_fourier(PDE(box, heat, start, periodic("x"), walls)) is None
     pinned = value(u=0.0, on=box.at(x=0, y=0))
-    assert not suits_fourier(PDE(box, heat, start, periodic("x", "y"), pinned)), "it has initial values"
-    assert not suits_fourier(PDE(Box(x=(0, 1), y=(0, 1)), lambda u, u_xx, u_yy: u_xx + u_yy - u, periodic("x", "y")))
+    assert suits_fourier(PDE(box, heat, start, periodic("x", "y"), pinned)) is None, "it has initial values"
+    assert (
+        suits_fourier(PDE(Box(x=(0, 1), y=(0, 1)), lambda u, u_xx, u_yy: u_xx + u_yy - u, periodic("x", "y"))) is None
+    )
 
 
 def test_values_that_jump_are_left_to_others():
     """Between jumps a function that does not move has no residual."""
     box = Box(t=(0, 1), x=(0, 1))
     start = value(u=lambda x: jnp.where(jnp.abs(x - 0.5) < 0.2, 1.0, 0.0), on=box.at(t=0))
+    pde = PDE(box, lambda u_t, u_x: u_t + u_x, start, periodic("x"))
     with double_precision():
-        assert list(fourier_solutions(PDE(box, lambda u_t, u_x: u_t + u_x, start, periodic("x")), np.inf)) == []
+        assert list(fourier_solutions(pde, mirrors(pde), np.inf)) == []
 
 
 def test_no_time_or_too_long_windows():
+    pde, fast = advection(), advection(speed=400.0)
     with double_precision():
-        assert list(fourier_solutions(advection(), deadline=0.0)) == []
-        assert isinstance(_marched(advection(speed=400.0), Grid(1, (24,)), np.inf), Lost)
+        assert list(fourier_solutions(pde, mirrors(pde), deadline=0.0)) == []
+        assert isinstance(_marched(fast, mirrors(fast), Grid(1, (24,)), np.inf), Lost)
 
 
 def test_a_series_is_the_sum_of_its_waves():
     real, imaginary = np.random.default_rng(0).normal(size=(2, 2, 2, 3, 5, 3)).astype(np.float32)
-    network = nn.WindowedWaves(jnp.asarray(real), jnp.asarray(imaginary), jnp.asarray(0), 2, 0, (1, 3), (0, 1))
+    network = nn.WindowedWaves(
+        jnp.asarray(real), jnp.asarray(imaginary), jnp.asarray(0), 2, 0, ((1, False), (3, False))
+    )
     time, x, y = 0.3, 0.7, -1.1
     inputs = jnp.array([time, np.cos(x), np.sin(x), np.cos(y), np.sin(y)])
     local = 2 * (time + 1) - 2 - 1
@@ -207,19 +220,10 @@ def test_a_series_is_the_sum_of_its_waves():
             wave = np.exp(1j * (k * x + m * y))
             for degree, polynomial in enumerate((1, local, 2 * local**2 - 1)):
                 total += polynomial * np.real(numbers[1, :, degree, k + 2, m] * wave)
-    total[1] /= (1 + time) / 2
     np.testing.assert_allclose(network(inputs), total, rtol=0, atol=1e-4)
     assert network.window_of(time) == 1 and network.window_of(-1.5) == 0 and network.window_of(2.0) == 1
     np.testing.assert_allclose(network.alone(1)(inputs), total, rtol=0, atol=1e-4)
     np.testing.assert_allclose(network.alone(1, time)(inputs), total, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_polynomials_are_divided_by_their_zeros_at_the_beginning(order):
-    small = np.random.default_rng(0).normal(size=DEGREE + 1 - order)
-    factor = np.polynomial.chebyshev.poly2cheb([1, 1] if order == 1 else [1, 2, 1])
-    product = np.polynomial.chebyshev.chebmul(small, factor)
-    np.testing.assert_allclose(_divided(product[:, None], order)[: len(small), 0], small, atol=1e-12)
 
 
 def test_values_on_grids_files_and_at_scattered_points_agree(tmp_path):
@@ -245,3 +249,78 @@ def test_derivatives_of_a_series_are_those_of_the_residual():
         batch = pde.points(64, 16)(jax.random.key(0))
         residuals = eqx.filter_jit(pde.residuals)(pde.model(found.network), batch)
     assert all(np.abs(np.asarray(r)).max() < 1e-5 for r in residuals.values())
+
+
+def test_walls_are_mirrors():
+    """Fields are odd or even about them, in axes of any order, some of them periodic; waves of all these kinds."""
+    box = Box(x=(1, 3), t=(0, 1), y=(0, 1), z=(-1, 0))
+
+    def exact(x, t, y, z, xp=np):
+        return xp.exp(-t) * xp.sin(PI * (x - 1)) * xp.cos(PI * y) * (1 + xp.sin(2 * PI * z))
+
+    def equation(x, t, y, z, u, u_t, laplacian_u):
+        return u_t - 0.01 * laplacian_u + u**3 - source(x, t, y, z)
+
+    def source(x, t, y, z):
+        u, s = exact(x, t, y, z, jnp), jnp.sin(2 * PI * z)
+        shape = jnp.exp(-t) * jnp.sin(PI * (x - 1)) * jnp.cos(PI * y)
+        return -u + 0.01 * PI**2 * (2 * u + 4 * shape * s) + u**3
+
+    pde = PDE(
+        box,
+        equation,
+        value(u=lambda x, y, z: exact(x, 0.0, y, z, jnp), on=box.at(t=0)),
+        value(u=0.0, on=box.boundary("x")),
+        value(u_y=0.0, on=box.boundary("y")),
+        periodic("z"),
+        reference=exact,
+    )
+    assert relative_error(pde, Grid(8, (24, 24, 16))) < 1e-9
+
+
+def test_what_equations_and_sources_must_be_at_walls():
+    box = Box(t=(0, 1), x=(0, 1))
+    start, walls = value(u=lambda x: jnp.sin(PI * x), on=box.at(t=0)), value(u=0.0, on=box.boundary("x"))
+
+    def suits(equation, *conditions):
+        return suits_fourier(PDE(box, equation, start, *(conditions or (walls,)))) is not None
+
+    assert suits(lambda u_t, u_xx: u_t - u_xx) and suits(lambda u, u_t, u_x, u_xx: u_t + u * u_x - u_xx)
+    assert suits(lambda x, u, u_t, u_xx: u_t - u_xx + jnp.sin(2 * PI * x) * u**2), "zero at the walls"
+    assert not suits(lambda u_t, u_x, u_xx: u_t + u_x - u_xx), "neither even nor odd"
+    assert not suits(lambda u_t, u_xx: u_t - u_xx - 1.0), "the source goes on with a jump"
+    assert not suits(lambda u_t, u_xx: u_t - u_xx, value(u=0.0, on=box.at(x=0)), flux(u=0.0, on=box.at(x=1)))
+
+
+def insulated(*axes):
+    """The Allen-Cahn equation in a box through whose walls nothing goes."""
+    box = Box(t=(0, 0.2), **dict.fromkeys(axes, (0, 1)))
+
+    def start(x, y=0.0):
+        return 0.5 * jnp.cos(3 * PI * x) * jnp.cos(2 * PI * y) + 0.2 * jnp.cos(PI * x)
+
+    return PDE(
+        box,
+        lambda u, u_t, laplacian_u: u_t - 0.01 * laplacian_u - 5 * (u - u**3),
+        value(u=start if len(axes) > 1 else lambda x: start(x), on=box.at(t=0)),
+        flux(u=0.0, on=box.boundary(*axes)),
+    )
+
+
+def test_layers_between_insulated_walls():
+    """Beside a finer grid."""
+    pde = insulated("x", "y")
+    with double_precision():
+        coarse, fine = (marched(pde, grid) for grid in (Grid(4, (96, 64)), Grid(8, (128, 80))))
+        points = pde.domain.sobol(50, jax.random.key(0))
+        one, two = (jax.vmap(pde.model(f.network))(points) for f in (coarse, fine))
+        slopes = jax.vmap(jax.jacfwd(pde.model(fine.network)))(jnp.array([[0.1, 0.0, 0.3], [0.1, 1.0, 0.3]]))
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(slopes[:, 0, 1], 0.0, atol=1e-10)
+
+
+def test_series_between_walls_become_finer():
+    pde = insulated("x")
+    with double_precision():
+        (found,) = _fourier(pde, mirrors(pde), np.inf)
+    assert found.fit.residual < 1e-9 and "Fourier series" in found.network

@@ -207,13 +207,14 @@ class InWindow(eqx.Module):
 
 class WindowedWaves(eqx.Module):
     """`(in_size,) -> (out_size,)`: in each of several windows of equal length along one input, `axis`, a Fourier series
-    in the periodic coordinates times Chebyshev polynomials of that input, which goes from -1 to 1 in each window:
-    the real part of the sum of (real + i imaginary) T_degree exp(i number . angles). Periodic coordinates enter as the
-    cosines (at the inputs `cosines`) and sines of angles. Numbers of waves go from -K to K, those of the last angle
-    from 0 to K.
+    in angles times Chebyshev polynomials of that input, which goes from -1 to 1 in each window: the real part of the
+    sum of (real + i imaginary) T_degree exp(i number . angles). Numbers of waves go from -K to K, those of the last
+    angle from 0 to K. Of all windows, `count`, it may have some only, from the one of number `first` on.
 
-    Of all windows, `count`, it may have some only, from the one of number `first` on. In all windows but the first of
-    all, an output is divided by ((1 + input) / 2)^power of its own power, as in `WindowedFeatures`.
+    `angles` says where they come from: the place of an input, and whether that goes from -1 to 1 along half a period;
+    otherwise it is the cosine of the angle, and the next one the sine.
+
+    It is the fields of a PDE themselves: `pde.model` adds no exact conditions to it.
     """
 
     real: Float[Array, "windows out_size degrees *numbers"]
@@ -221,8 +222,7 @@ class WindowedWaves(eqx.Module):
     first: Array
     count: int = eqx.field(static=True)
     axis: int = eqx.field(static=True)
-    cosines: tuple[int, ...] = eqx.field(static=True)
-    power: tuple[int, ...] = eqx.field(static=True)
+    angles: tuple[tuple[int, bool], ...] = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
         held = len(self.real)
@@ -234,13 +234,14 @@ class WindowedWaves(eqx.Module):
             real, imaginary = (jnp.tensordot(time, part, axes=(0, 1)) for part in (real, imaginary))
         else:
             real, imaginary = real[:, 0], imaginary[:, 0]
-        for place, i in reversed(list(enumerate(self.cosines))):
-            last = place == len(self.cosines) - 1
+        for place, (i, half) in reversed(list(enumerate(self.angles))):
+            last = place == len(self.angles) - 1
             most = real.shape[-1] - 1 if last else real.shape[-1] // 2
-            angle = jnp.arctan2(x[i + 1], x[i]) * jnp.arange(0 if last else -most, most + 1)
+            angle = 0.5 * jnp.pi * (x[i] + 1) if half else jnp.arctan2(x[i + 1], x[i])
+            angle = angle * jnp.arange(0 if last else -most, most + 1)
             cosine, sine = jnp.cos(angle), jnp.sin(angle)
             real, imaginary = real @ cosine - imaginary @ sine, real @ sine + imaginary @ cosine
-        return _divided(real, x[self.axis], window, self.power)
+        return real
 
     def window_of(self, x: float) -> int:
         """In which window an input along `axis` is."""
@@ -262,13 +263,8 @@ def _window_at(x, windows: int) -> Array:
     return jnp.clip(jnp.floor((x + 1) / 2 * windows), 0, windows - 1).astype(int)
 
 
-def _divided(
-    values: Float[Array, " k"], x: Float[Array, ""], window, power: int | tuple[int, ...]
-) -> Float[Array, " k"]:
-    base = jnp.where(window > 0, (1 + x) / 2, 1.0)
-    if isinstance(power, tuple):
-        return values / jnp.stack([base**p for p in power]) if any(power) else values
-    return values / base**power if power else values
+def _divided(features: Float[Array, " features"], x: Float[Array, ""], window, power: int) -> Float[Array, " features"]:
+    return features / jnp.where(window > 0, (1 + x) / 2, 1.0) ** power if power else features
 
 
 def in_window(x: Float[Array, " in_size"], axis: int, windows: int, window) -> Float[Array, " in_size"]:

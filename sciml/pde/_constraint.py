@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..nn._features import WindowedWaves
 from ..nn._unknown import TrainableNumber
 from ._condition import Value
 from ._derivatives import Laplacian, derivatives
@@ -51,7 +52,7 @@ class ConstrainedFields(eqx.Module):
         raw = jnp.ravel(self.network(features(self.pde, point)))
         raw = of_part(self.pde, raw, part)
         constraints = self.pde.constraints
-        if not any(c.faces or c.regions for c in constraints):
+        if isinstance(self.network, WindowedWaves) or not any(c.faces or c.regions for c in constraints):
             return raw
         numbers = self.pde.parameters(self)
         return jnp.stack([_constrained(c, point, raw[i], numbers) for i, c in enumerate(constraints)])
@@ -132,7 +133,7 @@ def make_constraints(pde) -> tuple[Constraint, ...]:
             field, order = _target(pde, target, value)
             c = by_field[field]
             read = _reader(pde, data, target)
-            faces = [_face(pde, piece) for piece in value.on.pieces]
+            faces = [whole_face(pde, piece) for piece in value.on.pieces]
             if all(faces):
                 more = tuple(Face(*face, order, read) for face in faces if face)
                 c = Constraint(bounds, c.faces + more, c.regions)
@@ -169,7 +170,7 @@ def _target(pde, target: str, value: Value) -> tuple[str | None, int]:
     """The field and order (0: value, 1: derivative across the face) of a target; (None, 0) for others."""
     if target in pde.fields:
         return target, 0
-    faces = [_face(pde, piece) for piece in value.on.pieces]
+    faces = [whole_face(pde, piece) for piece in value.on.pieces]
     if len(faces) == 1 and faces[0]:
         field, _, axis = target.rpartition("_")
         if field in pde.fields and axis == pde.axes[faces[0][0]]:
@@ -177,7 +178,7 @@ def _target(pde, target: str, value: Value) -> tuple[str | None, int]:
     return None, 0
 
 
-def _face(pde, piece) -> tuple[int, float] | None:
+def whole_face(pde, piece) -> tuple[int, float] | None:
     """Axis and value of a whole face of the domain where one axis is at an end; None for other regions."""
     fixed = getattr(piece, "fixed", {})
     if len(fixed) != 1 or piece.dim != pde.domain.dim - 1:
@@ -191,7 +192,7 @@ def _face(pde, piece) -> tuple[int, float] | None:
 
 
 def _obstacle(pde, value: Value) -> str:
-    faces = [_face(pde, piece) for piece in value.on.pieces]
+    faces = [whole_face(pde, piece) for piece in value.on.pieces]
     for target in value.targets:
         field, order = _target(pde, target, value)
         if field is None:
@@ -211,7 +212,7 @@ def _obstacle(pde, value: Value) -> str:
 
 def _too_many(pde, chosen) -> str:
     """Interpolation between the faces of many axes costs too much."""
-    faces = [_face(pde, piece) for value in chosen for piece in value.on.pieces]
+    faces = [whole_face(pde, piece) for value in chosen for piece in value.on.pieces]
     count = len({face[0] for face in faces if face})
     if count <= MOST_AXES:
         return ""
@@ -266,8 +267,10 @@ def _needs_missing_value(pde, value: Value, chosen) -> bool:
     """A derivative across a face is exact only together with the value there."""
     for target in value.targets:
         field, order = _target(pde, target, value)
-        face = _face(pde, value.on.pieces[0])
-        if order == 1 and not any(field in v.targets and face in [_face(pde, p) for p in v.on.pieces] for v in chosen):
+        face = whole_face(pde, value.on.pieces[0])
+        if order == 1 and not any(
+            field in v.targets and face in [whole_face(pde, p) for p in v.on.pieces] for v in chosen
+        ):
             return True
         if order == 1 and _opposite_is_fixed(pde, field, face, chosen):
             return True
@@ -279,7 +282,7 @@ def _opposite_is_fixed(pde, field, face, chosen) -> bool:
     return any(
         field in v.targets and other is not None and other[0] == axis and other[1] != at
         for v in chosen
-        for other in (_face(pde, p) for p in v.on.pieces)
+        for other in (whole_face(pde, p) for p in v.on.pieces)
     )
 
 
@@ -304,8 +307,8 @@ def _largest_gap(pde, first: Value, second: Value) -> float:
     numbers, gap = _initial_numbers(pde), 0.0
     for target in set(first.targets) & set(second.targets) & set(pde.fields):
         reads = [_reader(pde, v.targets[target], target) for v in (first, second)]
-        for a in (_face(pde, p) for p in first.on.pieces):
-            for b in (_face(pde, p) for p in second.on.pieces):
+        for a in (whole_face(pde, p) for p in first.on.pieces):
+            for b in (whole_face(pde, p) for p in second.on.pieces):
                 if a is None or b is None or a[0] == b[0]:
                     continue
                 points = rng.uniform(lows, highs, (16, len(lows)))

@@ -26,6 +26,7 @@ from ._linear import (
     tried,
 )
 from ._march import Plan, initial_groups, march
+from ._mirrors import Mirrors
 from ._pde import PDE
 from ._rows import weighted_size
 
@@ -52,6 +53,9 @@ PLANNED = 0.95
 PROMISING = 0.03
 # Of the time left, for nonlinear evolutions on the whole domain.
 SMOOTH_SHARE = 0.4
+# Of the time left, for Fourier series where walls are mirrors: sources that are not smooth there make them converge
+# slowly.
+MIRRORED = 0.6
 # Of the budget, for problems with unknown parameters or data: training takes longer.
 INVERSE_SHARE = 0.6
 # Windows are not tried with fewer seconds than this: compilation and trials take 10 s (Burgers' equation has an error
@@ -82,7 +86,9 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
     if is_inverse(pde):
         return _inverse(pde, key, INVERSE_SHARE * budget)
     start = time.perf_counter()
-    series = _fourier(pde, start + PLANNED * budget) if suits_fourier(pde) else []
+    mirrors = suits_fourier(pde)
+    periodic = mirrors is not None and not mirrors.axes
+    series = _fourier(pde, mirrors, start + PLANNED * budget) if mirrors is not None and periodic else []
     if _enough(series, WELL):
         return series[0]
     known, whole_key, march_key = (jax.random.fold_in(key, i) for i in (2, 3, 4))
@@ -99,6 +105,7 @@ def solve_directly(pde: PDE, key: Array, budget: float) -> Direct | None:
             affine,
             budget >= LONG,
             Until(deadline, start + PLANNED * budget, start + budget),
+            None if periodic else mirrors,
         )
     else:
         found = [_whole(pde, whole_key, start + budget if affine else deadline, affine)]
@@ -115,7 +122,9 @@ class Until(NamedTuple):
     last: float
 
 
-def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool, until: Until) -> list[Direct]:
+def _evolution(
+    pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool, until: Until, mirrors: Mirrors | None
+) -> list[Direct]:
     """Solutions on the whole domain where it is smooth enough for that, and in windows of time."""
     (whole_key, march_key), deadline = keys, until.whole
     found: list[Direct] = []
@@ -126,6 +135,9 @@ def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool,
             refined_by = deadline if affine else begun + SMOOTH_SHARE * (deadline - begun)
             trial = refined(pde, trial, whole_key, refined_by, affine)
         found.append(_described(trial))
+    if mirrors is not None and not _enough(found, GOOD):
+        begun = time.perf_counter()
+        found += _fourier(pde, mirrors, begun + MIRRORED * (until.planned - begun))
     if windows and not _enough(found, GOOD):
         for better in _marched(pde, march_key, until, affine):
             found.append(better)
@@ -136,10 +148,10 @@ def _evolution(pde: PDE, keys: tuple[Array, Array], affine: bool, windows: bool,
     return found
 
 
-def _fourier(pde: PDE, deadline: float) -> list[Direct]:
+def _fourier(pde: PDE, mirrors: Mirrors, deadline: float) -> list[Direct]:
     """The last of more and more accurate Fourier series in windows of time; none where there is none."""
     found: list[Direct] = []
-    for grid, series in fourier_solutions(pde, deadline):
+    for grid, series in fourier_solutions(pde, mirrors, deadline):
         size = weighted_size(pde, series.of_zero)
         residual = weighted_size(pde, series.losses) / max(size, np.finfo(float).tiny)
         fit = Fit(pde.model(series.network), residual, None, series.losses)

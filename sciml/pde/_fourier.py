@@ -1,4 +1,5 @@
-"""Evolution where all axes of space are periodic: Fourier series in windows of time, by collocation.
+"""Evolution along axes that are periodic or have walls at which fields are even or odd: Fourier series in windows of
+time, by collocation.
 
 The residuals vanish at the points of a grid and at Radau's times (Hairer & Wanner, Solving Ordinary Differential
 Equations II, section IV.5). A correction solves the equations with the mean of their slopes over the grid, wave by
@@ -15,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from .._loss import Groups
 from ..nn import WindowedWaves
 from ._derivatives import Laplacian, Partial
-from ._domain import TIME
+from ._domain import TIME, Box
+from ._mirrors import Mirrors, Places, mirrors_of, slopes_on, terms_on, walls
 from ._pde import INTERIOR, PDE
-from ._rows import Partials, Table, partials_of, slopes_at, tables_of_points, terms_at
+from ._rows import Partials, partials_of
 from ._waves import (
     BETWEEN,
     DEGREE,
@@ -35,9 +36,10 @@ from ._waves import (
     last_shares,
     network_of,
     order_in_time,
+    periods,
     pinned,
     pins,
-    points_of,
+    places_in,
     symbol,
     values_of,
 )
@@ -91,26 +93,26 @@ class Lost(NamedTuple):
     last_waves: float
 
 
-def suits_fourier(pde: PDE) -> bool:
-    """Whether all axes of space are periodic, and nothing is asked for but equations, initial values, and values at a
-    point of fields that are determined up to a constant.
+def suits_fourier(pde: PDE) -> Mirrors | None:
+    """How fields go on where all axes of space are periodic, or have walls about which fields are even or odd, and
+    nothing else is asked for but equations, initial values, and values at a point of fields that are determined up to a
+    constant; None where that is not so.
     """
     space = [a for a in pde.axes if a != TIME]
-    if TIME not in pde.axes or len(space) not in POINTS or set(space) != set(pde.periodic_axes):
-        return False
-    initial = initial_groups(pde)
-    if not initial or set(pde.groups) != {INTERIOR, *initial, *pins(pde)}:
-        return False
-    if pde.parts > 1 or pde.integrals or any(c.regions for c in pde.constraints):
-        return False
-    axis = pde.axes.index(TIME)
+    if TIME not in pde.axes or len(space) not in POINTS or TIME in pde.periodic_axes or not isinstance(pde.domain, Box):
+        return None
+    initial, axis = initial_groups(pde), pde.axes.index(TIME)
+    if not initial or set(pde.groups) != {INTERIOR, *initial, *walls(pde), *pins(pde)} or pde.integrals:
+        return None
     along = [p for p in interior_partials(pde) if isinstance(p, Laplacian) and axis in p]
-    return not along and all(set(m.partial) <= {axis} for _, _, m in initial_terms(pde))
+    if along or not all(set(m.partial) <= {axis} for _, _, m in initial_terms(pde)):
+        return None
+    return mirrors_of(pde)
 
 
-def fourier_solutions(pde: PDE, deadline: float) -> Iterator[tuple[Grid, Found]]:
+def fourier_solutions(pde: PDE, mirrors: Mirrors, deadline: float) -> Iterator[tuple[Grid, Found]]:
     """Solutions on finer and finer grids, with shorter and shorter windows, while there is time."""
-    points, start = _first_points(pde), time.perf_counter()
+    points, start = _first_points(pde, mirrors), time.perf_counter()
     if points is None:
         return
     grid, pace, rest, size = Grid(WINDOWS, points), 0.0, 0.0, 1.0
@@ -120,7 +122,7 @@ def fourier_solutions(pde: PDE, deadline: float) -> Iterator[tuple[Grid, Found]]
             return
         if pace and began + rest * max(1.0, _size(grid) / size) + pace * _work(grid) > deadline:
             return
-        found = _marched(pde, grid, deadline)
+        found = _marched(pde, mirrors, grid, deadline)
         if time.perf_counter() > deadline:
             return
         if isinstance(found, Lost):
@@ -157,13 +159,13 @@ def _even(number: float) -> int:
     return 2 * int(np.ceil(number / 2))
 
 
-def _first_points(pde: PDE) -> tuple[int, ...] | None:
+def _first_points(pde: PDE, mirrors: Mirrors) -> tuple[int, ...] | None:
     """As many as the initial values ask for; None where those jump, so that no number of waves has them."""
-    lengths = np.array([np.ptp(pde.domain.bounds[a]) for a in pde.axes if a != TIME])
+    lengths = periods(pde, mirrors)
     shares, (most, probed) = lengths / lengths.max(), POINTS[len(lengths)]
     grid = Grid(1, tuple(_even(max(8, probed * share)) for share in shares))
-    basis = basis_of(pde, grid)
-    initial = np.asarray(initial_waves(pde, basis, grid)[1])
+    basis = basis_of(pde, mirrors, grid)
+    initial = np.asarray(initial_waves(pde, basis, grid))
     if last_shares(basis, [initial[:, None]])[0] > COARSE:
         return None
     size = np.abs(initial).max(axis=0)
@@ -185,14 +187,14 @@ class _State(NamedTuple):
 
 
 @eqx.filter_jit
-def _corrected(pde: PDE, basis: Basis, table: Table, initial, inverse, start) -> _State:
+def _corrected(pde: PDE, basis: Basis, places: Places, initial, inverse, start) -> _State:
     """Corrections as long as they contract and change anything."""
     kept, space = basis.places, tuple(range(-len(basis.points), 0))
     weights = np.where(np.arange(len(basis.times)) == 0, FAINT, 1.0)
 
     def correction(coefficients):
         partials = values_of(pde, basis, basis.along, coefficients, interior_partials(pde))
-        terms = terms_at(pde, INTERIOR, table, {p: table.base[p] + v for p, v in partials.items()})
+        terms = terms_on(pde, basis.mirrors, INTERIOR, places, partials)
         by_time = terms.T.reshape(terms.shape[1], len(basis.times), *basis.points)
         equations = weights[:, None] * jnp.fft.rfftn(by_time, axes=space).reshape(*by_time.shape[:2], -1)[..., kept]
         begins = declared(pde, basis.begin, coefficients) - initial
@@ -216,10 +218,9 @@ def _corrected(pde: PDE, basis: Basis, table: Table, initial, inverse, start) ->
 
 
 @eqx.filter_jit
-def _mean_slopes(pde: PDE, basis: Basis, table: Table, coefficients) -> dict[Partial, Float[Array, "terms fields"]]:
+def _mean_slopes(pde: PDE, basis: Basis, places: Places, coefficients) -> dict[Partial, Float[Array, "terms fields"]]:
     partials = values_of(pde, basis, basis.along, coefficients, interior_partials(pde))
-    slopes = slopes_at(pde, INTERIOR, table, {p: table.base[p] + v for p, v in partials.items()})
-    return {p: jnp.mean(s, axis=0) for p, s in slopes.items()}
+    return {p: jnp.mean(s, axis=0) for p, s in slopes_on(pde, basis.mirrors, places, partials).items()}
 
 
 def _inverse(pde: PDE, basis: Basis, slopes) -> Complex[np.ndarray, "waves unknowns rows"]:
@@ -241,48 +242,38 @@ def _inverse(pde: PDE, basis: Basis, slopes) -> Complex[np.ndarray, "waves unkno
 
 
 @eqx.filter_jit
-def _between(pde: PDE, basis: Basis, table: Table, coefficients) -> tuple[Losses, Losses]:
+def _between(pde: PDE, basis: Basis, places: Places, coefficients) -> tuple[Losses, Losses]:
     """The mean squares of the equations' residuals between the points of the grid, and those of zero output."""
     partials = values_of(pde, basis, basis.between, coefficients, interior_partials(pde), 0.5)
-    return _mean_squares(pde, INTERIOR, table, partials)
+    return _mean_squares(pde, basis, INTERIOR, places, partials)
 
 
-def _initial_losses(
-    pde: PDE, basis: Basis, grid: Grid, coefficients
-) -> list[tuple[dict[str, Array], dict[str, Array]]]:
-    """The same of initial conditions that are not exact."""
-    names = [n for n in initial_groups(pde) if pde.groups[n] in pde.trained_groups]
-    points = jnp.asarray(points_of(pde, grid, np.array([-1.0]), 0.5))
-    tables = tables_of_points(pde, Groups(dict.fromkeys(names, points)))
-    return [
-        _mean_squares(
-            pde,
-            n,
-            t,
-            values_of(pde, basis, [b[None] for b in basis.begin], coefficients, partials_of(pde, pde.groups[n]), 0.5),
-        )
-        for n, t in tables.items()
-    ]
+def _initial_losses(pde: PDE, basis: Basis, grid: Grid, coefficients) -> list[tuple[Losses, Losses]]:
+    """The same of initial conditions."""
+    places, tables, found = places_in(pde, basis.mirrors, grid, [-1.0], 0.5), [b[None] for b in basis.begin], []
+    for name in initial_groups(pde):
+        partials = values_of(pde, basis, tables, coefficients, partials_of(pde, pde.groups[name]), 0.5)
+        found.append(_mean_squares(pde, basis, name, places, partials))
+    return found
 
 
-def _mean_squares(pde: PDE, label: str, table: Table, partials: Partials) -> tuple[Losses, Losses]:
-    both = (terms_at(pde, label, table, {p: b + x * partials[p] for p, b in table.base.items()}) for x in (1.0, 0.0))
+def _mean_squares(pde: PDE, basis: Basis, label: str, places: Places, partials: Partials) -> tuple[Losses, Losses]:
+    both = (terms_on(pde, basis.mirrors, label, places, {p: x * v for p, v in partials.items()}) for x in (1.0, 0.0))
     names = [t.name for t in pde.groups[label].terms]
     found, zero = (dict(zip(names, jnp.mean(terms**2, axis=0))) for terms in both)
     return found, zero
 
 
-def _marched(pde: PDE, grid: Grid, deadline: float) -> Found | Lost:
+def _marched(pde: PDE, mirrors: Mirrors, grid: Grid, deadline: float) -> Found | Lost:
     """Lost where corrections do not contract, waves are too few, or time is up."""
-    basis = basis_of(pde, grid)
-    initial, _ = initial_waves(pde, basis, grid)
+    basis = basis_of(pde, mirrors, grid)
+    initial = initial_waves(pde, basis, grid)
     values = jnp.zeros((len(pde.fields), *basis.kept.shape), complex)
     for i, (_, _, meaning) in enumerate(initial_terms(pde)):
         values = values if meaning.partial else values.at[pde.fields.index(meaning.of)].set(initial[i])
     found, measures, inverse, times, short = [], [], None, [time.perf_counter()], 0.0
-    tables = _tables(pde, basis, grid)
     for window in range(grid.windows):
-        at, between = tables(window)
+        at = places_in(pde, mirrors, grid, basis.times, window=window)
         solved = _solved(pde, basis, at, initial, inverse, _constant(values))
         if solved is None or time.perf_counter() > deadline:
             return Lost(short)
@@ -291,6 +282,7 @@ def _marched(pde: PDE, grid: Grid, deadline: float) -> Found | Lost:
         short, _ = last_shares(basis, found[-1:])
         if short > HOPELESS:
             return Lost(short)
+        between = places_in(pde, mirrors, grid, BETWEEN, 0.5, window)
         measures.append(_between(pde, basis, between, coefficients))
         initial = declared(pde, basis.end, coefficients)
         values = jnp.einsum("d,fd...->f...", basis.end[0], coefficients)
@@ -310,30 +302,14 @@ def _constant(values: Array) -> Array:
     return jnp.zeros((len(values), DEGREE + 1, *values.shape[1:]), complex).at[:, 0].set(values)
 
 
-def _solved(pde: PDE, basis: Basis, table: Table, initial, inverse, start) -> tuple[Array, Array] | None:
+def _solved(pde: PDE, basis: Basis, places: Places, initial, inverse, start) -> tuple[Array, Array] | None:
     """The coefficients in a window, with the inverse of the window before or, where that does not do, one of its own;
     and that. None where corrections do not contract.
     """
     if inverse is not None:
-        state = _corrected(pde, basis, table, initial, inverse, start)
+        state = _corrected(pde, basis, places, initial, inverse, start)
         if float(state.last) < ROUNDING:
             return state.coefficients, inverse
-    inverse = jnp.asarray(_inverse(pde, basis, _mean_slopes(pde, basis, table, start)))
-    state = _corrected(pde, basis, table, initial, inverse, start)
+    inverse = jnp.asarray(_inverse(pde, basis, _mean_slopes(pde, basis, places, start)))
+    state = _corrected(pde, basis, places, initial, inverse, start)
     return (state.coefficients, inverse) if float(state.last) < ROUNDING else None
-
-
-def _tables(pde: PDE, basis: Basis, grid: Grid):
-    """A function of the number of a window: tables of the points where residuals vanish, and of those between."""
-    axis, (low, high) = pde.axes.index(TIME), pde.domain.bounds[TIME]
-    sets = points_of(pde, grid, basis.times), points_of(pde, grid, np.array(BETWEEN), 0.5)
-    free = not any(c.faces for c in pde.constraints)
-    first = [tables_of_points(pde, Groups({INTERIOR: jnp.asarray(p)}))[INTERIOR] for p in sets]
-
-    def of(window):
-        moved = [p + (high - low) * window / grid.windows * (np.arange(p.shape[1]) == axis) for p in sets]
-        if free:
-            return [eqx.tree_at(lambda t: t.points, t, jnp.asarray(p)) for t, p in zip(first, moved)]
-        return [tables_of_points(pde, Groups({INTERIOR: jnp.asarray(p)}))[INTERIOR] for p in moved]
-
-    return of

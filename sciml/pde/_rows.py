@@ -69,9 +69,10 @@ def tabulate(
     return {n: _table(place, every[n], given.get(n)) for n, place in places.items()}
 
 
-def tables_of_points(pde: PDE, batch: Groups) -> dict[str, Table]:
-    """Tables for fields that are made of something else than features."""
-    return {n: _table(place, ({}, {}, {}), None) for n, place in _places(pde, batch, pde.out_size).items()}
+def bare_table(points: Float[Array, "n d"]) -> Table:
+    """A table for fields that are made of something else than features."""
+    nothing, part = jnp.zeros((len(points), 0)), jnp.zeros((len(points), 1), int)
+    return Table(points, jnp.zeros_like(points), nothing, {}, {}, part, {}, {})
 
 
 def terms_at(pde: PDE, label: str, table: Table, partials: Partials) -> Float[Array, "n terms"]:

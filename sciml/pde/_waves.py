@@ -1,4 +1,4 @@
-"""Fourier series along periodic axes of space times Chebyshev polynomials of time, in windows of time.
+"""Fourier series along axes of space times Chebyshev polynomials of time, in windows of time.
 
 A window's coefficients are an array `(fields, degrees, *waves)` in the layout of `rfftn`, of two thirds of the waves
 that the grid resolves: the others are zero, so that products of two fields have no aliased waves there (Orszag, J.
@@ -15,15 +15,15 @@ from jaxtyping import Array, Float
 from numpy.polynomial import chebyshev as series
 from numpy.polynomial import legendre
 
-from .._loss import Groups
 from ..nn import WindowedWaves
 from ._condition import Value
 from ._derivatives import Laplacian, Partial
 from ._domain import TIME
-from ._names import Derivative, Meaning
+from ._mirrors import Mirrors, Places, places_of, targets_of, terms_on
+from ._names import Derivative
 from ._pde import INTERIOR, PDE, Group
 from ._quantities import demands
-from ._rows import Partials, partials_of, tables_of_points, terms_at
+from ._rows import Partials, bare_table, partials_of, terms_at
 
 # The degree of the polynomials of time.
 DEGREE = 8
@@ -39,11 +39,13 @@ class Grid(NamedTuple):
 
 
 class Basis(eqx.Module):
-    """Times in a window, from -1 to 1, where residuals vanish, the first of which counts little; by order of
-    derivative, the polynomials' derivatives there, at the beginning, at the end and between; angular wave numbers along
-    each axis, as they broadcast; which waves are used, and their places in a row.
+    """How fields go on beyond the ends of axes that are not periodic; times in a window, from -1 to 1, where residuals
+    vanish, the first of which counts little; by order of derivative, the polynomials' derivatives there, at the
+    beginning, at the end and between; angular wave numbers along each axis, as they broadcast; which waves are used,
+    and their places in a row.
     """
 
+    mirrors: Mirrors
     times: Float[np.ndarray, " times"]
     along: list[Float[np.ndarray, "times degrees"]]
     begin: list[Float[np.ndarray, " degrees"]]
@@ -56,7 +58,7 @@ class Basis(eqx.Module):
     points: tuple[int, ...]
 
 
-def basis_of(pde: PDE, grid: Grid) -> Basis:
+def basis_of(pde: PDE, mirrors: Mirrors, grid: Grid) -> Basis:
     """That of a grid."""
     axis, initial = pde.axes.index(TIME), [len(m.partial) for _, _, m in initial_terms(pde)]
     orders = range(1 + max([p.count(axis) for p in interior_partials(pde)] + initial))
@@ -71,13 +73,20 @@ def basis_of(pde: PDE, grid: Grid) -> Basis:
 
     along, begin, end, between = ([derivative(o, np.asarray(at)) for o in orders] for at in (times, -1.0, 1.0, BETWEEN))
     numbers, kept = [], True
-    for i, (n, name) in enumerate(zip(grid.points, (a for a in pde.axes if a != TIME))):
+    for i, (n, period) in enumerate(zip(grid.points, periods(pde, mirrors))):
         last = i == len(grid.points) - 1
         number = (np.fft.rfftfreq if last else np.fft.fftfreq)(n, 1 / n)
         number = number.reshape([-1 if i == j else 1 for j in range(len(grid.points))])
-        numbers.append(2 * np.pi / np.ptp(pde.domain.bounds[name]) * number)
+        numbers.append(2 * np.pi / period * number)
         kept = kept & (np.abs(number) < n / 3)
-    return Basis(times, along, begin, end, between, numbers, np.asarray(kept), np.flatnonzero(kept), grid.points)
+    kept = np.asarray(kept)
+    return Basis(mirrors, times, along, begin, end, between, numbers, kept, np.flatnonzero(kept), grid.points)
+
+
+def periods(pde: PDE, mirrors: Mirrors) -> np.ndarray:
+    """Those of the fields along each axis of space."""
+    axes = [i for i, a in enumerate(pde.axes) if a != TIME]
+    return np.array([np.ptp(pde.domain.bounds[pde.axes[i]]) * (2 if i in mirrors.axes else 1) for i in axes])
 
 
 def interior_partials(pde: PDE) -> tuple[Partial, ...]:
@@ -89,7 +98,7 @@ def initial_groups(pde: PDE) -> list[str]:
     """The conditions that declare fields or their derivatives everywhere at the first time."""
     begin = {TIME: pde.domain.bounds[TIME][0]}
     at_begin = [n for n, g in pde.groups.items() if isinstance(g.source, Value) and _fixed(g) == begin]
-    return [n for n in at_begin if all(isinstance(m, Derivative) for m in _targets(pde.groups[n]))]
+    return [n for n in at_begin if all(isinstance(m, Derivative) for m in targets_of(pde.groups[n]))]
 
 
 def pins(pde: PDE) -> dict[str, int]:
@@ -99,7 +108,7 @@ def pins(pde: PDE) -> dict[str, int]:
     space, found = {a for a in pde.axes if a != TIME}, {}
     places = {i for i, a in enumerate(pde.axes) if a in space}
     for name, group in pde.groups.items():
-        targets = _targets(group) if isinstance(group.source, Value) and space <= set(_fixed(group)) else []
+        targets = targets_of(group) if isinstance(group.source, Value) and space <= set(_fixed(group)) else []
         if len(targets) != 1 or not isinstance(targets[0], Derivative):
             continue
         meaning = targets[0]
@@ -114,16 +123,11 @@ def _fixed(group: Group) -> dict[str, float]:
     return getattr(group.region, "fixed", {})
 
 
-def _targets(group: Group) -> list[Meaning]:
-    """What a condition declares the values of."""
-    return [t.meanings[t.function.target] for t in group.terms]  # pyright: ignore
-
-
 def initial_terms(pde: PDE) -> list[tuple[str, int, Any]]:
     """By group, the places of its terms and the derivatives they declare."""
     found = []
     for name in initial_groups(pde):
-        found += [(name, i, m) for i, m in enumerate(_targets(pde.groups[name]))]
+        found += [(name, i, m) for i, m in enumerate(targets_of(pde.groups[name]))]
     return found
 
 
@@ -151,8 +155,8 @@ def values_of(pde: PDE, basis: Basis, along, coefficients, wanted, shift: float 
     """
     space, points = tuple(range(-len(basis.points), 0)), basis.points
     if shift:
-        for n, k, name in zip(points, basis.numbers, (a for a in pde.axes if a != TIME)):
-            coefficients = coefficients * jnp.exp(1j * k * shift * np.ptp(pde.domain.bounds[name]) / n)
+        for n, k, period in zip(points, basis.numbers, periods(pde, basis.mirrors)):
+            coefficients = coefficients * jnp.exp(1j * k * shift * period / n)
     at_times = [jnp.einsum("nd,fd...->fn...", table, coefficients) for table in along]
 
     def one(partial):
@@ -163,33 +167,26 @@ def values_of(pde: PDE, basis: Basis, along, coefficients, wanted, shift: float 
     return {p: one(p) for p in wanted}
 
 
-def points_of(pde: PDE, grid: Grid, times: np.ndarray, shift: float = 0.0) -> np.ndarray:
-    """All times, from -1 to 1 in a first window, with all points of the grid."""
+def places_in(pde: PDE, mirrors: Mirrors, grid: Grid, times: Any, shift: float = 0.0, window: int = 0) -> Places:
+    """All times, from -1 to 1 in a window, with all points of the grid."""
     low, high = pde.domain.bounds[TIME]
-    columns = []
-    for name in pde.axes:
-        if name == TIME:
-            columns.append(low + (np.asarray(times) + 1) / 2 * (high - low) / grid.windows)
-        else:
-            n = grid.points[len([a for a in pde.axes[: pde.axes.index(name)] if a != TIME])]
-            begin, end = pde.domain.bounds[name]
-            columns.append(begin + (end - begin) * (np.arange(n) + shift) / n)
-    first = pde.axes.index(TIME)
-    order = [first, *(i for i in range(len(columns)) if i != first)]
-    every = np.meshgrid(*[columns[i] for i in order], indexing="ij")
-    return np.stack([every[order.index(i)].ravel() for i in range(len(columns))], axis=1)
+    space = [a for a in pde.axes if a != TIME]
+    columns = {TIME: low + (window + (np.asarray(times) + 1) / 2) * (high - low) / grid.windows}
+    for name, n, period in zip(space, grid.points, periods(pde, mirrors)):
+        columns[name] = pde.domain.bounds[name][0] + period * (np.arange(n) + shift) / n
+    every = dict(zip(columns, np.meshgrid(*columns.values(), indexing="ij")))
+    return places_of(pde, mirrors, np.stack([every[a].ravel() for a in pde.axes], axis=1))
 
 
-def initial_waves(pde: PDE, basis: Basis, grid: Grid) -> tuple[Array, Array]:
-    """What each initial condition asks of the network and of the fields, by wave, `(terms, *waves)`."""
-    points, space = jnp.asarray(points_of(pde, grid, np.array([-1.0]))), tuple(range(-len(basis.points), 0))
-    tables = tables_of_points(pde, Groups(dict.fromkeys(initial_groups(pde), points)))
-    rows = {n: terms_at(pde, n, t, t.base) for n, t in tables.items()}
-    of_network = [-rows[name][:, i] for name, i, _ in initial_terms(pde)]
-    known = [tables[name].base[m.partial][:, pde.fields.index(m.of)] for name, _, m in initial_terms(pde)]
-    both = jnp.stack([jnp.stack(of_network), jnp.stack(of_network) + jnp.stack(known)])
-    waves = jnp.fft.rfftn(both.reshape(*both.shape[:2], *basis.points), axes=space) * basis.kept
-    return waves[0], waves[1]
+def initial_waves(pde: PDE, basis: Basis, grid: Grid) -> Array:
+    """What initial conditions declare, by wave, `(terms, *waves)`."""
+    places, space = places_in(pde, basis.mirrors, grid, [-1.0]), tuple(range(-len(basis.points), 0))
+    nothing = jnp.zeros((len(places.mirrored), len(pde.fields)))
+    rows = []
+    for name in initial_groups(pde):
+        zero = dict.fromkeys(partials_of(pde, pde.groups[name]), nothing)
+        rows.append(-terms_on(pde, basis.mirrors, name, places, zero).T)
+    return jnp.fft.rfftn(jnp.concatenate(rows).reshape(-1, *basis.points), axes=space) * basis.kept
 
 
 def declared(pde: PDE, tables, coefficients) -> Array:
@@ -210,20 +207,13 @@ def last_shares(basis: Basis, found: list[np.ndarray]) -> tuple[float, float]:
 
 
 def network_of(pde: PDE, basis: Basis, found: list[np.ndarray]) -> WindowedWaves:
-    """The sum of waves, each with its opposite, divided by the factors of exact initial conditions."""
-    axis, bounds = pde.axes.index(TIME), pde.domain.bounds[TIME]
-    power = tuple(
-        max([1 + f.order for f in c.faces if f.axis == axis and f.at == bounds[0]], default=0) for c in pde.constraints
-    )
+    """The sum of waves, each with its opposite."""
+    axis = pde.axes.index(TIME)
     windows = np.stack([_in_order(basis, c) for c in found])
-    for field, order in enumerate(power):
-        if order:
-            # All but the first window are divided as they are evaluated.
-            windows[0, field] = _divided(windows[0, field], order) * (2 * len(found)) ** order
     inputs = np.cumsum([0, *(2 if a in pde.periodic_axes else 1 for a in pde.axes)])
-    cosines = tuple(int(inputs[i]) for i in range(len(pde.axes)) if i != axis)
+    angles = tuple((int(inputs[i]), i in basis.mirrors.axes) for i in range(len(pde.axes)) if i != axis)
     real, imaginary = jnp.asarray(np.real(windows)), jnp.asarray(np.imag(windows))
-    return WindowedWaves(real, imaginary, jnp.asarray(0), len(found), int(inputs[axis]), cosines, power)
+    return WindowedWaves(real, imaginary, jnp.asarray(0), len(found), int(inputs[axis]), angles)
 
 
 def _in_order(basis: Basis, coefficients: np.ndarray) -> np.ndarray:
@@ -235,15 +225,6 @@ def _in_order(basis: Basis, coefficients: np.ndarray) -> np.ndarray:
         coefficients = np.take(coefficients, numbers, axis=place)
     twice = np.where(np.arange(coefficients.shape[-1]) > 0, 2.0, 1.0)
     return twice * coefficients / np.prod(basis.points)
-
-
-def _divided(coefficients: np.ndarray, order: int) -> np.ndarray:
-    """Of polynomials `(degrees, ...)` that are zero at -1, those divided by (1 + input)^order."""
-    factor = series.poly2cheb([1.0, 1.0]) if order == 1 else series.poly2cheb([1.0, 2.0, 1.0])
-    small = np.eye(DEGREE + 1 - order)
-    times = np.stack([np.pad(series.chebmul(factor, row), (0, DEGREE + 1))[: DEGREE + 1] for row in small], axis=1)
-    found = np.linalg.lstsq(times, coefficients.reshape(DEGREE + 1, -1), rcond=None)[0]
-    return np.pad(found, ((0, order), (0, 0))).reshape(coefficients.shape)
 
 
 def pinned(pde: PDE, network: WindowedWaves) -> WindowedWaves:
@@ -272,5 +253,4 @@ def pinned(pde: PDE, network: WindowedWaves) -> WindowedWaves:
 @eqx.filter_jit
 def _missing(pde: PDE, name: str, network: WindowedWaves, points) -> Float[Array, " n"]:
     """What a field lacks of what is declared at points."""
-    table = tables_of_points(pde, Groups({name: points}))[name]
-    return -terms_at(pde, name, table, {(): jax.vmap(pde.model(network))(points)})[:, 0]
+    return -terms_at(pde, name, bare_table(points), {(): jax.vmap(pde.model(network))(points)})[:, 0]
