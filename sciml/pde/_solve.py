@@ -15,7 +15,7 @@ from .._fit import fit
 from .._loss import by_member, weighted
 from .._precision import double_precision
 from .._progress import busy
-from ..nn import Ensemble, PartNetworks, mlp
+from ..nn import Ensemble, PartNetworks, WindowedWaves, mlp
 from ..optim import by_member as optimiser_by_member
 from ..optim import self_scaled_broyden
 from ._condition import Observations
@@ -60,7 +60,8 @@ def solve(
     If nothing but the budget is given, the output layer of polynomials or random features is found by least squares, on
     the whole domain for problems that are affine in the fields or have no time, and in windows of time for evolutions
     if the budget is 30 s or more; together with unknown parameters where there are observations. Evolutions where all
-    axes of space are periodic are Fourier series in windows of time. The result is taken if it leaves less than 1e-3 of
+    axes of space are periodic, or have walls about which fields are even or odd, are Fourier series in windows of time.
+    The result is taken if it leaves less than 1e-3 of
     the residual (with observations: less than their noise hides) at points that were not fitted, or no time is left.
     Otherwise a network is trained, and the better of the two returned. All that is not given is chosen:
 
@@ -160,7 +161,9 @@ def _default_loss_of(pde: PDE, network, fields) -> Callable:
 
 
 def _direct_solution(pde: PDE, found: Direct, seconds: float) -> Solution:
-    choice = _conditions(pde) | {
+    # Series are the fields themselves: no condition is added to them.
+    series = isinstance(found.fit.fields.network, WindowedWaves)
+    choice = ({"periodic": list(pde.periodic_axes)} if series else _conditions(pde)) | {
         "method": found.method,
         "network": found.network,
         "parameters": found.features,
