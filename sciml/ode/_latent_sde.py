@@ -49,7 +49,7 @@ class LatentSDE(eqx.Module):
     - `knowledge`: `context -> k`, a rate for each Brownian motion: how much of a step's noise what is observed later
       takes away. With noise of the variance dt in every step, a path cannot be closer to a precise observation than
       that of the last step, and training makes the noise of the prior smaller instead. A step of length dt has the
-      variance dt / (1 + k dt), and u is that of `control` times (1 + |k|) / (1 + k dt): that has the exact posterior
+      variance dt / (1 + k dt), and u is that of `control` times (1 + abs(k)) / (1 + k dt): that has the exact posterior
       of Euler's steps where the equations are linear and the noise is constant, k being the square of s times the
       information, and as dt -> 0 it is the process above. Below zero, 1 + k dt is 1 / (1 - k dt). By default k = 0.
 
