@@ -90,17 +90,17 @@ def mirrors_of(pde: PDE) -> Mirrors | None:
     axes = tuple(i for i, a in enumerate(pde.axes) if a != TIME and a not in pde.periodic_axes)
     if not axes:
         return Mirrors((), np.zeros((0, len(pde.fields))), np.zeros((0, len(pde.equations))))
-    kinds: dict[tuple[int, float, int], set[float]] = {}
+    kinds: dict[tuple[int, int], set] = {(axis, field): set() for axis in axes for field in range(len(pde.fields))}
     for name in walls(pde):
-        for key, kind in _of_wall(pde, pde.groups[name]):
-            kinds.setdefault(key, set()).add(kind)
+        for (axis, at, field), kind in _of_wall(pde, pde.groups[name]):
+            kinds[axis, field].add((at, kind))
     fields = np.zeros((len(axes), len(pde.fields)))
     for row, axis in zip(fields, axes):
         for field in range(len(pde.fields)):
-            ends = [kinds.get((axis, at, field), set()) for at in pde.domain.bounds[pde.axes[axis]]]
-            if ends[0] != ends[1] or len(ends[0]) != 1:
+            kind = next((k for _, k in kinds[axis, field]), 0.0)
+            if kinds[axis, field] != {(at, kind) for at in pde.domain.bounds[pde.axes[axis]]}:
                 return None
-            row[field] = ends[0].copy().pop()
+            row[field] = kind
     terms = _parities(pde, axes, fields)
     return None if terms is None else Mirrors(axes, fields, terms)
 
