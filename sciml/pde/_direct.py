@@ -53,6 +53,9 @@ PLANNED = 0.95
 PROMISING = 0.03
 # Of the time left, for nonlinear evolutions on the whole domain.
 SMOOTH_SHARE = 0.4
+# Fourier series that leave less than this are taken; each is followed by a finer one unless that leaves so many times
+# as much.
+WELL, WORSE = 1e-3, 2.0
 # Of the time left, for Fourier series where walls are mirrors: sources that are not smooth there make them converge
 # slowly.
 MIRRORED = 0.6
@@ -61,9 +64,6 @@ INVERSE_SHARE = 0.6
 # Windows are not tried with fewer seconds than this: compilation and trials take 10 s (Burgers' equation has an error
 # of 1.6e-5 in 30 s, where training has 6e-4, and in 25 s nothing better than a trial).
 LONG = 30.0
-# Fourier series that leave less than this are taken; each is followed by a finer one unless that leaves so many times
-# as much.
-WELL, WORSE = 1e-3, 2.0
 # Nor after a solution on the whole domain that leaves less than this: windows repeat the errors of their beginnings.
 GOOD = 1e-6
 
