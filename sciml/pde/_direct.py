@@ -61,8 +61,8 @@ WELL, WORSE = 1e-3, 2.0
 MIRRORED = 0.6
 # Of the budget, for problems with unknown parameters or data: training takes longer.
 INVERSE_SHARE = 0.6
-# Windows are not tried with fewer seconds than this: compilation and trials take 10 s (Burgers' equation has an error
-# of 1.6e-5 in 30 s, where training has 6e-4, and in 25 s nothing better than a trial).
+# Windows are not tried with fewer seconds than this: compilation and trials take 10 s (those of random features have
+# an error of 1.6e-5 for Burgers' equation in 30 s, where training has 6e-4, and in 25 s nothing better than a trial).
 LONG = 30.0
 # Nor after a solution on the whole domain that leaves less than this: windows repeat the errors of their beginnings.
 GOOD = 1e-6
