@@ -129,13 +129,18 @@ def _evolution(
     (whole_key, march_key), deadline = keys, until.whole
     found: list[Direct] = []
     begun, trial = time.perf_counter(), None
+    if mirrors is not None and not affine:
+        found += _fourier(pde, mirrors, begun + MIRRORED * (until.planned - begun))
+        if _enough(found, GOOD):
+            return found
+        begun = time.perf_counter()
     if affine or suits_polynomials(pde):
         trial = tried(pde, whole_key, (deadline - begun) / 3, affine, polynomials_only=not affine)
         if trial.residual <= PROMISING:
             refined_by = deadline if affine else begun + SMOOTH_SHARE * (deadline - begun)
             trial = refined(pde, trial, whole_key, refined_by, affine)
         found.append(_described(trial))
-    if mirrors is not None and not _enough(found, GOOD):
+    if mirrors is not None and affine and not _enough(found, GOOD):
         begun = time.perf_counter()
         found += _fourier(pde, mirrors, begun + MIRRORED * (until.planned - begun))
     if windows and not _enough(found, GOOD):

@@ -46,9 +46,9 @@ from ._waves import (
 
 # Windows of a first attempt.
 WINDOWS = 16
-# By the number of axes of space, the most points along the longest axis of a first attempt, and those at which initial
-# values are looked at. Waves beyond those that are needed have less than so much of the rest.
-POINTS, LEAST_POINTS, RESOLVED = {1: (1024, 4096), 2: (96, 384), 3: (24, 48)}, 24, 1e-5
+# By the number of axes of space, the least and the most points along the longest axis of a first attempt, and those at
+# which initial values are looked at. Waves beyond those that are needed have less than so much of the rest.
+POINTS, RESOLVED = {1: (96, 1024, 4096), 2: (24, 96, 384), 3: (24, 24, 48)}, 1e-5
 # Where the shortest waves have this share of a window, more points are needed rather than shorter windows; where they
 # have the second, what follows is of no use.
 COARSE, HOPELESS = 1e-3, 0.1
@@ -162,7 +162,7 @@ def _even(number: float) -> int:
 def _first_points(pde: PDE, mirrors: Mirrors) -> tuple[int, ...] | None:
     """As many as the initial values ask for; None where those jump, so that no number of waves has them."""
     lengths = periods(pde, mirrors)
-    shares, (most, probed) = lengths / lengths.max(), POINTS[len(lengths)]
+    shares, (least, most, probed) = lengths / lengths.max(), POINTS[len(lengths)]
     grid = Grid(1, tuple(_even(max(8, probed * share)) for share in shares))
     basis = basis_of(pde, mirrors, grid)
     initial = np.asarray(initial_waves(pde, basis, grid))
@@ -173,7 +173,7 @@ def _first_points(pde: PDE, mirrors: Mirrors) -> tuple[int, ...] | None:
     each = [np.abs(k) * n / (2 * np.pi * share) for k, n, share in zip(basis.numbers, lengths, shares)]
     needed = 3 * np.max(np.stack(np.broadcast_arrays(*each)), axis=0)
     large = needed[size > RESOLVED * size.max()] if size.any() else np.zeros(1)
-    count = min(most, max(LEAST_POINTS, float(large.max()) + 2))
+    count = min(most, max(least, float(large.max()) + 2))
     return tuple(_even(max(8, count * share)) for share in shares)
 
 
