@@ -123,9 +123,9 @@ def fourier_solutions(pde: PDE, mirrors: Mirrors, deadline: float) -> Iterator[t
         if pace and began + rest * max(1.0, _size(grid) / size) + pace * _work(grid) > deadline:
             return
         found = _marched(pde, mirrors, grid, deadline)
-        if time.perf_counter() > deadline:
-            return
         if isinstance(found, Lost):
+            if time.perf_counter() > deadline:
+                return
             grid = _with_more_points(grid) if found.last_waves > COARSE else _with_more_windows(grid)
             continue
         yield grid, found
