@@ -23,11 +23,14 @@ from ..nn._unknown import TrainableNumber
 from ._condition import Value
 from ._derivatives import Laplacian, derivatives
 from ._domain import Region
+from ._kinks import kink
 from ._names import coordinates
 from ._quantities import demands
 
 # Jumps between the ends of a periodic axis that are larger than this, relative to the data, are no rounding errors.
 SEAM = 1e-9
+# Lines along each axis on which data are looked at.
+LINES = 4
 # The lift of values on faces is a sum over 3^n places.
 MOST_AXES = 6
 
@@ -157,6 +160,8 @@ def exact_values(pde) -> tuple[Value, ...]:
         reason = _obstacle(pde, value) or _too_many(pde, [*chosen, value])
         if reason and value.exact:
             raise ValueError(f"the condition on {value.on.label} cannot hold exactly: {reason}")
+        if "jump near" in reason:
+            warnings.warn(f"on {value.on.label} {reason}: it is imposed by a penalty", stacklevel=2)
         if not reason:
             chosen.append(value)
     chosen = [v for v in chosen if not _needs_missing_value(pde, v, chosen)]
@@ -207,6 +212,9 @@ def _obstacle(pde, value: Value) -> str:
         axis = _seam(pde, value, field, target)
         if axis and not value.exact:
             return f"its derivatives jump between the ends of the periodic axis {axis}"
+        place = _kink(pde, value, field, target)
+        if place:
+            return f"the data or derivatives of theirs jump near {place}"
     return ""
 
 
@@ -229,12 +237,10 @@ def _seam(pde, value: Value, field: str, target: str) -> str:
     """
     if not callable(value.targets[target]):
         return ""
-    meanings = (m for t in next(iter(pde.groups.values())).terms for m in t.meanings.values())
-    partials = demands(pde, meanings).get(field, {})
     read, numbers = _reader(pde, value.targets[target], target), _initial_numbers(pde)
     for axis in pde.periodic_axes:
         index = pde.axes.index(axis)
-        order = max((p.count(index) * (2 if isinstance(p, Laplacian) else 1) for p in partials), default=0)
+        order = _order(pde, field, index)
         for piece in value.on.pieces:
             # Data that are a number have derivatives too.
             if (
@@ -244,6 +250,33 @@ def _seam(pde, value: Value, field: str, target: str) -> str:
             ):
                 return axis
     return ""
+
+
+def _kink(pde, value: Value, field: str, target: str) -> str:
+    """A place on a face where the data of a value jump, or derivatives of lower order than those that the equations ask
+    for: the lift would have such a derivative nowhere but there. Empty where there is none.
+    """
+    if not callable(value.targets[target]):
+        return ""
+    read, numbers = _reader(pde, value.targets[target], target), _initial_numbers(pde)
+    for piece in value.on.pieces:
+        face = whole_face(pde, piece)
+        for index, axis in enumerate(pde.axes):
+            order = _order(pde, field, index)
+            if face is None or index == face[0] or order == 0:
+                continue
+            points = piece.sample(jax.random.key(0), LINES)
+            place = kink(lambda p: read(p, numbers), points, index, pde.domain.bounds[axis], order)
+            if place is not None:
+                return f"{axis} = {place:.3g}"
+    return ""
+
+
+def _order(pde, field: str, axis: int) -> int:
+    """The highest order of derivatives of a field along an axis that the equations ask for."""
+    meanings = (m for t in next(iter(pde.groups.values())).terms for m in t.meanings.values())
+    partials = demands(pde, meanings).get(field, {})
+    return max((p.count(axis) * (2 if isinstance(p, Laplacian) else 1) for p in partials), default=0)
 
 
 def _jumps(pde, piece, index: int, order: int, data: Callable) -> bool:

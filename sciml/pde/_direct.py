@@ -226,6 +226,8 @@ def _marched(pde: PDE, key: Array, until: Until, affine: bool = False) -> Iterat
     """Solutions in windows, more and more accurate, while there is time."""
     trials = []
     for kind in _kinds(pde, key, affine):
+        if time.perf_counter() > until.planned:
+            break
         attempt = _march(pde, kind.trial, kind, key, until.last)
         if attempt is not None:
             trials.append((attempt.direct.fit.residual, attempt, kind))

@@ -112,10 +112,8 @@ def suits_fourier(pde: PDE) -> Mirrors | None:
 
 def fourier_solutions(pde: PDE, mirrors: Mirrors, deadline: float) -> Iterator[tuple[Grid, Found]]:
     """Solutions on finer and finer grids, with shorter and shorter windows, while there is time."""
-    points, start = _first_points(pde, mirrors), time.perf_counter()
-    if points is None:
-        return
-    grid, pace, rest, size = Grid(WINDOWS, points), 0.0, 0.0, 1.0
+    start = time.perf_counter()
+    grid, pace, rest, size = Grid(WINDOWS, _first_points(pde, mirrors)), 0.0, 0.0, 1.0
     while _numbers(pde, grid) <= LARGEST:
         began = time.perf_counter()
         if not pace and began > start + PATIENCE * (deadline - start):
@@ -159,15 +157,13 @@ def _even(number: float) -> int:
     return 2 * int(np.ceil(number / 2))
 
 
-def _first_points(pde: PDE, mirrors: Mirrors) -> tuple[int, ...] | None:
-    """As many as the initial values ask for; None where those jump, so that no number of waves has them."""
+def _first_points(pde: PDE, mirrors: Mirrors) -> tuple[int, ...]:
+    """As many as the initial values ask for."""
     lengths = periods(pde, mirrors)
     shares, (least, most, probed) = lengths / lengths.max(), POINTS[len(lengths)]
     grid = Grid(1, tuple(_even(max(8, probed * share)) for share in shares))
     basis = basis_of(pde, mirrors, grid)
     initial = np.asarray(initial_waves(pde, basis, grid))
-    if last_shares(basis, [initial[:, None]])[0] > COARSE:
-        return None
     size = np.abs(initial).max(axis=0)
     # By wave, the points along the longest axis that resolve it.
     each = [np.abs(k) * n / (2 * np.pi * share) for k, n, share in zip(basis.numbers, lengths, shares)]
