@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 # Second derivatives of higher degrees suffer from rounding.
 HIGHEST_DEGREE = 64
+# Of one input, beyond so many polynomials asked for there is one in ten of them.
+FEW = 500
 # As many polynomials more than asked for may complete a degree.
 COMPLETION = 1.15
 # A field that depends little on an axis is not known not to need a few degrees.
@@ -41,11 +43,11 @@ class Decay(NamedTuple):
 
 
 def total_degree(size: int, count: int) -> Int[np.ndarray, "features inputs"]:
-    """All degrees in so many inputs up to a total one, about `count` of them; along one axis, the root of that:
-    derivatives suffer from rounding before so many are of use.
+    """All degrees in so many inputs up to a total one, about `count` of them; along one axis fewer, as derivatives
+    suffer from rounding before so many are of use: the root, and more only where count is large, for thin layers.
     """
     if size == 1:
-        return np.arange(max(1, min(HIGHEST_DEGREE, isqrt(count))) + 1)[:, None]
+        return np.arange(max(1, isqrt(count), (count - FEW) // 10) + 1)[:, None]
     return degree_sets(Decay(np.ones((1, size)), np.zeros(1), np.full((1, size), -1)), count)[0]
 
 

@@ -128,7 +128,8 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
             full = _fit(pde, count // share, spread, affine, jax.random.fold_in(key, 100 + i), before, shape)
             stuck = spread is None and full.residual > best.residual / 2
             # Degrees that seemed of no use may be of use.
-            converged, adapted = stuck and not adapted, adapted and not stuck
+            resolved = full.residual <= PROMISING
+            converged, adapted = stuck and resolved and not adapted, adapted and not stuck
             best = min(best, full, key=lambda t: t.residual)
             # Factors take time by the cube of the features, and compilation as long again.
             longer = (FEATURES[min(i + 1, len(FEATURES) - 1)] / count) ** 3 - 1
@@ -149,7 +150,10 @@ def tried(pde: PDE, key: Array, budget: float, affine: bool, polynomials_only: b
             if trials and trials[-1].residual <= PROMISING:
                 break
         trials.append(_fit(pde, count, spread, affine, own))
-        if spread is None and SMOOTH < trials[-1].residual < PROMISING and is_uneven(trials[-1].found):
+        if spread is None and pde.in_size == 1 and trials[-1].residual > SMOOTH:
+            # Along one axis even those that resolve thin layers take little time.
+            trials.append(_fit(pde, FEATURES[-1] // max(1, pde.out_size), None, affine, own))
+        elif spread is None and SMOOTH < trials[-1].residual < PROMISING and is_uneven(trials[-1].found):
             trials.append(_fit(pde, count, spread, affine, own, trials[-1], decay(trials[-1].found)))
         if time.perf_counter() > deadline or (spread is None and trials[-1].residual <= SMOOTH) or _worsens(trials):
             break
