@@ -28,8 +28,9 @@ def test_total_degree(size, degree):
     assert {tuple(d) for d in found} == {d for d in product(range(degree + 1), repeat=size) if sum(d) <= degree}
 
 
-def test_along_one_axis_there_are_as_many_as_the_root():
+def test_along_one_axis_there_are_as_many_as_the_root_and_more_for_layers():
     np.testing.assert_array_equal(total_degree(1, 100)[:, 0], np.arange(11))
+    np.testing.assert_array_equal(total_degree(1, 6000)[:, 0], np.arange(551))
 
 
 def test_coefficients_that_fall_faster_along_an_axis_are_fewer_there():
@@ -152,3 +153,15 @@ def test_solutions_on_the_whole_domain_are_saved_and_loaded(domain, spread, tmp_
     found.save(tmp_path / "solution.zip")
     x, y = np.array([0.3, 0.7]), np.array([0.1, 0.2])
     np.testing.assert_array_equal(Solution.load(tmp_path / "solution.zip", pde)(x=x, y=y), found(x=x, y=y))
+
+
+@pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-4])
+def test_thin_layers_along_one_axis(width):
+    """Convection that ends at a wall: x - (exp((x-1)/e) - exp(-1/e)) / (1 - exp(-1/e)) solves -e u_xx + u_x = 1."""
+    rod = Box(x=(0, 1))
+    pde = PDE(rod, lambda u_x, u_xx: u_x - width * u_xx - 1, value(u=0.0, on=rod.boundary()))
+    solution = solve(pde, budget=60, key=KEY, report=None)
+    x = np.append(np.linspace(0, 1, 200), 1 - width * np.linspace(0, 5, 50))
+    exact = x - (np.exp((x - 1) / width) - np.exp(-1 / width)) / (1 - np.exp(-1 / width))
+    np.testing.assert_allclose(solution(x=x), exact, atol=1e-9)
+    assert solution.chosen["residual"] < 1e-8
