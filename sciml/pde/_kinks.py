@@ -17,6 +17,9 @@ from ._derivatives import derivatives
 
 # Stretches of an axis, those that are halved, and how often.
 STRETCHES, SUSPECTS, HALVINGS = 1024, 8, 30
+# Differences of an order above that of the equation are looked at first. Where none is so many times the median, and
+# larger than rounding relative to the values, there is no kink whose size is above 1e-4 of the curvature.
+UNUSUAL, ROUNDING = 100.0, 1e-13
 # Gains relative to the values of all that are no rounding errors.
 LARGE = 1e-6
 # How far from the ends of the axis, where a function may have no slope, relative to its length.
@@ -33,7 +36,11 @@ def kink(
     precision.
     """
     low, high = bounds
+    # One shape for all lines, so that operations are compiled once for all data.
     ends = low + (high - low) * np.linspace(MARGIN, 1 - MARGIN, STRETCHES + 1)
+    on_lines = jnp.repeat(points, len(ends), axis=0).at[:, axis].set(jnp.tile(ends, len(points)))
+    if not _is_suspicious(np.asarray(jax.vmap(data)(on_lines)).reshape(len(points), -1), order):
+        return None
     orders = tuple(range(order + 1))
 
     @jax.jit
@@ -56,6 +63,13 @@ def kink(
         if gain > LARGE * scale[k]:
             return place
     return None
+
+
+def _is_suspicious(values: Float[np.ndarray, "n stretches"], order: int) -> bool:
+    """Whether a difference of a function is much larger than others on the same line."""
+    differences = np.abs(np.diff(values, n=order + 1, axis=1))
+    usual = UNUSUAL * np.median(differences, axis=1) + ROUNDING * np.abs(values).max(axis=1)
+    return bool((differences > usual[:, None]).any())
 
 
 def _gains(values: np.ndarray, length: float) -> np.ndarray:

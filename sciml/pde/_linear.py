@@ -112,14 +112,12 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
     share, adapted = max(1, pde.out_size), pde.in_size > 1
     # More features resolve finer scales, so the next larger spread is tried with them too.
     for i, count in enumerate(FEATURES):
-        size = best.fields.network.output.shape[1]
-        # Beside polynomials there are the features of corners and holes.
-        own = size if best.found is None else len(best.found.degrees)
+        own, more = _own(best)
         if count // share <= own:
             continue
         # A large trial says how long more features take, assembling them about as long as their factors.
-        needed = 2 * best.factoring * ((count / share + size - own) / size) ** 3
-        if share * size > FEATURES[0] and time.perf_counter() + needed > deadline:
+        needed = 2 * best.factoring * ((count / share + more) / (own + more)) ** 3
+        if share * (own + more) > FEATURES[0] and time.perf_counter() + needed > deadline:
             return best
         for spread in (best.spread, *next_larger(pde, best.spread)):
             began = time.perf_counter()
@@ -137,6 +135,14 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
             if _is_enough(best) or converged or time.perf_counter() + expected > deadline:
                 return best
     return best
+
+
+def _own(fit: Fit) -> tuple[int, int]:
+    """How many features each field has of those that were asked for, and beside them those of corners and holes."""
+    every = fit.fields.network.output.shape[1]
+    if fit.found is None:
+        return every, 0
+    return int(np.ceil(fit.found.kept.sum() / len(fit.found.kept))), every - len(fit.found.degrees)
 
 
 def tried(pde: PDE, key: Array, budget: float, affine: bool, polynomials_only: bool = False) -> Fit:
