@@ -17,7 +17,7 @@ import sciml
 from sciml import molecules, optim
 
 EXPECTED = {"force_rmse": 0.1, "energy_mae_atom": 0.005}
-BUDGET = 1200.0
+BUDGET = 1800.0
 
 
 def problem(
