@@ -20,6 +20,8 @@ FEW = 500
 COMPLETION = 1.15
 # A field that depends little on an axis is not known not to need a few degrees.
 LARGEST_WEIGHT = 4.0
+# Degrees that show rates which differ by one more.
+FEW_DEGREES = 4.0
 # Coefficients of a parity are not needed if they are less than this share of what those next to them suggest.
 STRAY = 0.1
 
@@ -64,7 +66,12 @@ def decay(found: Found) -> Decay:
     parities = np.array([[_parity(a, tail) for a in row] for row, tail in zip(along, tails)])
     # Rounded down: rather too many degrees than too few.
     weights = np.floor(2 * rates / rates.min()) / 2
-    return Decay(np.minimum(weights, LARGEST_WEIGHT), np.log(largest / largest.max()) / rates.min(), parities)
+    return Decay(np.minimum(weights, _largest_weight(degrees)), np.log(largest / largest.max()) / rates.min(), parities)
+
+
+def _largest_weight(degrees: Int[np.ndarray, "features inputs"]) -> float:
+    """Few degrees say little about rates: up to five say that they are all alike."""
+    return float(np.clip(np.floor(2 * degrees.max() / FEW_DEGREES) / 2, 1.0, LARGEST_WEIGHT))
 
 
 def is_uneven(found: Found | None) -> bool:
