@@ -1,5 +1,6 @@
 """Tables in text files, and trajectories from them."""
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -30,12 +31,20 @@ def test_a_table_with_times(tmp_path):
         ("a.txt", "# made by hand\n% trial t angle\n 0 0.1 1.5\n 0  0.2 1.4\n", ["trial", "t", "angle"]),
         ("a.txt", "% o v\n 0 0.1 1.5\n", ["column_1", "column_2", "column_3"]),
         ("a.dat", 'a;"b;c"\n1;2\n', ["a", "b;c"]),
+        ("a.csv", "a;b\n1,5;x\n", ["a", "b"]),
     ],
 )
 def test_names_and_separators(tmp_path, name, text, names):
     data = opened(tmp_path, text, name)
     found = [*data.coords, *data.variables] if hasattr(data, "variables") else [*data.coords, *data.read()]
     assert sorted(found) == sorted(names)
+
+
+def test_decimal_commas_between_semicolons(tmp_path):
+    read = opened(tmp_path, "a;b;c\n-1,5;2,5e-1;1,2,3\n2;,5;\n").to_xarray()
+    np.testing.assert_array_equal(read["a"], [-1.5, 2])
+    np.testing.assert_array_equal(read["b"], [0.25, 0.5])
+    assert read["c"].attrs["flag_meanings"] == "missing 1,2,3"
 
 
 def test_words_are_numbered(tmp_path):
@@ -50,6 +59,8 @@ def test_dates_are_days(tmp_path):
     ).to_xarray()
     np.testing.assert_allclose(data["when"], [2.5, 0, np.nan, 0.25 + 30.5 / 86400], rtol=1e-12)
     assert data["when"].attrs["units"] == "days since 2024-02-28 00:00:00"
+    zones = opened(tmp_path, "when,x\n2024-03-01T00:30:00+02:00,1\n2024-02-29T22:00Z,2\n2024-02-29T20:00-0500,3\n")
+    np.testing.assert_allclose(zones.to_xarray()["when"], [0.5 / 24, 0, 3 / 24], rtol=1e-12)
     # No date, but words.
     assert "flag_meanings" in opened(tmp_path, "when,x\n2024-02-30,1\n2024-03-01,2\n").to_xarray()["when"].attrs
 
@@ -60,6 +71,7 @@ def test_dates_are_days(tmp_path):
         ("a,b\n1,2\n3\n", "line 3 has 1 cells, expected 2"),
         ("a,a\n1,2\n", "called 'a'"),
         ("# nothing\n", "holds no rows"),
+        ("a,b\n", "holds no rows below the names a, b"),
         ("a,b\n1,\xff\n".encode("latin-1"), "not a text file"),
     ],
 )
@@ -112,6 +124,46 @@ def test_trajectories_of_a_grid_and_of_dates():
     np.testing.assert_array_equal(ode.from_dataset(dates, ["x"]).ts, [[0, 3]])
 
 
+def test_trajectories_on_two_axes_may_be_padded():
+    """Where there is no time there is no row, of inputs neither."""
+    none = np.nan
+    padded = xr.Dataset(
+        {
+            "clock": (("run", "step"), [[0, 1, 3], [2, 4, none]]),
+            "x": (("run", "step"), [[1, 2, none], [4, 5, none]]),
+            "u": (("run", "step"), [[0, 1, 2], [3, 5, none]]),
+        }
+    )
+    found = ode.from_dataset(padded, ["x"], time="clock", inputs=["u"])
+    np.testing.assert_array_equal(found.ts, [[0, 1, 3], [2, 4, 4]])
+    np.testing.assert_array_equal(found.ys[..., 0], [[1, 2, none], [4, 5, none]])
+    np.testing.assert_allclose([float(ode.take(found.args, 1)(t)[0]) for t in (3.0, 9.0)], [4, 5])
+
+
+def test_several_data_sets_follow_each_other(tmp_path):
+    """Files with a trajectory each, and dates that count from the first of all."""
+    made = [
+        opened(tmp_path, f"when,x,u\n2024-03-0{day},{day},0\n2024-03-0{day + day},7,{day}\n", f"{day}.csv")
+        for day in (2, 1)
+    ]
+    found = ode.from_dataset(made, ["x"], time="when", inputs=["u"])
+    np.testing.assert_array_equal(found.ts, [[1, 3], [0, 1]])
+    np.testing.assert_array_equal(found.ys[..., 0], [[2, 7], [1, 7]])
+    np.testing.assert_allclose([float(ode.take(found.args, k)(t)[0]) for k, t in ((0, 2.0), (1, 0.5))], [1, 0.5])
+    with pytest.raises(ValueError, match="no variable 'v'"):
+        ode.from_dataset(made, ["v"], time="when")
+
+
+def test_groups_of_a_file_are_trajectories(tmp_path):
+    with h5py.File(tmp_path / "runs.h5", "w") as file:
+        for run, count in enumerate((3, 2)):
+            file[f"run_{run}/t"], file[f"run_{run}/x"] = np.arange(count), np.arange(count) + 10.0 * run
+    groups = [sciml.open(tmp_path / "runs.h5", group=f"run_{run}") for run in range(2)]
+    found = ode.from_dataset(groups, ["x"], time="t")
+    np.testing.assert_array_equal(found.ts, [[0, 1, 2], [0, 1, 1]])
+    np.testing.assert_array_equal(found.ys[..., 0], [[0, 1, 2], [10, 11, np.nan]])
+
+
 @pytest.mark.parametrize(
     "states, options, message",
     [
@@ -131,6 +183,7 @@ def test_bad_names(states, options, message):
     [
         ("a,0,1,1\nb,0,1,\nb,1,2,\n", "input 'u' has no value where 'run' is 'b'"),
         ("1,0,1,1\n,0,1,3\n", "1 rows have no value of 'run', the first is row 1"),
+        ("a,0,1,1\n,0,1,3\n", "1 rows have no value of 'run', the first is row 1"),
         ("7,0,1,1\n8,0,1,\n", "input 'u' has no value where 'run' is 8"),
     ],
 )
@@ -143,8 +196,11 @@ def test_bad_groups_are_named(rows, message, tmp_path):
     "text, message",
     [
         ("t,x\n0,1\n1,2\n0,1\n", "'t' decreases .* with by="),
-        ("t,x\n0,1\n1,high\n", "expected numbers in 'x', it holds words such as 1, high"),
+        ("t,x\n0,1\n1,high\n", "expected numbers in 'x', it holds words such as high; .* as 2026-03-31"),
         ("t,x\nsoon,1\nlater,2\n", "expected numbers in 't', it holds words such as later, soon"),
+        ("t,x\n0,1\n,2\n1,\n", "1 measurements have no value of 't'; at the first, 'x' is 2"),
+        ("t,x\n,1\nNA,\n", "1 measurements have no value of 't'"),
+        ("t,x\n,\nNA,\n", "all measurements have no value of 't'"),
         ("t,x\n0,\n1,2\n", "trajectory 0 are missing; .* give starts"),
     ],
 )
