@@ -1,5 +1,6 @@
 """Fits of trajectories: data, losses, warm starts, shooting and uncertainty, against truth that is known."""
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -362,6 +363,31 @@ def test_the_covariance_of_a_network_is_that_of_its_jacobian():
     _, deviations = ode.bands(at, np.zeros(1), TIMES)
     np.testing.assert_allclose(deviations[:, 0] ** 2, np.diag(jacobian @ covariance @ jacobian.T), atol=1e-7)
     assert deviations[-1, 0] > 0.05
+
+
+def test_networks_whose_solutions_are_differentiated_backward():
+    """More than 32 numbers and more values than numbers: steps and deviations are those of forward sensitivities."""
+    data, _ = swinging(0.02)
+    network = nn.mlp(1, 1, 12, 1, key=KEY)
+    newton, loss, found = optim.gauss_newton(accelerate=False), ode.trajectory_misfit(scale=0.02), []
+    for forward in (None, True):
+        steps = ode.Steps(diffrax.Heun(), dt=0.1, forward=forward)
+        model = ode.mechanism(
+            lambda q, v, k, friction: (v, -k * q - friction(v[None])[0]),
+            ("q", "v"),
+            steps,
+            k=Unknown(4.0, positive=True),
+            friction=network,
+        )
+        model, _ = sciml.fit(model, loss, constant(data), newton, steps=2, report=None)
+        at = ode.linearised(model, ode.with_prior(loss, data.ys.size, every_number, k=(4.0, 1.0)), data)
+        friction = at.deviations(lambda m: m.field.parameters["friction"](jnp.ones(1)))
+        found.append([ode.parameters(model)["k"], ode.standard_errors(at)["k"], friction[0]])
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def every_number(model):
+    return jax.flatten_util.ravel_pytree(eqx.filter(model.field.parameters["friction"], eqx.is_inexact_array))[0]
 
 
 @pytest.mark.parametrize(
