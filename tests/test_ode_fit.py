@@ -148,6 +148,24 @@ def test_ragged_batches_compile_once_for_each_bucket():
     np.testing.assert_array_equal(again.ys, first[0].ys)
 
 
+def test_fits_of_ragged_trajectories_compile_once_for_each_bucket():
+    """As the right-hand side is traced in each compilation: after an epoch it is not traced again."""
+    random, traced = np.random.default_rng(0), []
+    data = ode.trajectories([(np.sort(random.uniform(0, 3, n)), random.normal(size=(n, 1))) for n in (4, 5, 9, 12, 20)])
+    batches = ode.batches(data, 2, buckets=2)
+
+    def decay(x, rate):
+        traced.append(None)
+        return -rate * x
+
+    model = ode.mechanism(decay, ("x",), ode.Between(), rate=Unknown(1.0))
+    states = sciml.train(
+        model, ode.trajectory_misfit(), batches, optax.sgd(1e-3), steps=4 * len(batches), every=len(batches)
+    )
+    counts = [len(traced) for _ in states]
+    assert len(batches.limits) == 2 and len(counts) >= 4 and 0 < counts[1] == counts[-1]
+
+
 def test_the_horizon_grows_to_the_whole():
     data, _ = swinging()
     stream = ode.growing(data, 100, share=0.25)

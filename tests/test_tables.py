@@ -124,20 +124,39 @@ def test_trajectories_of_a_grid_and_of_dates():
     np.testing.assert_array_equal(ode.from_dataset(dates, ["x"]).ts, [[0, 3]])
 
 
-def test_trajectories_on_two_axes_may_be_padded():
+NONE = np.nan
+PADDED = {
+    "clock": [[0.0, 1, 3], [2, 4, NONE]],
+    "x": [[1, 2, NONE], [4, 5, NONE]],
+    "u": [[0.0, 1, 2], [3, 5, NONE]],
+}
+
+
+def hdf5(path):
+    with h5py.File(path, "w") as file:
+        for name, values in PADDED.items():
+            file[name] = np.array(values)
+
+
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("a.nc", lambda path: padded().to_netcdf(path)),
+        ("a.zarr", lambda path: padded().to_zarr(path, zarr_format=2)),
+        ("a.h5", hdf5),
+    ],
+)
+def test_trajectories_on_two_axes_may_be_padded(name, write, tmp_path):
     """Where there is no time there is no row, of inputs neither."""
-    none = np.nan
-    padded = xr.Dataset(
-        {
-            "clock": (("run", "step"), [[0, 1, 3], [2, 4, none]]),
-            "x": (("run", "step"), [[1, 2, none], [4, 5, none]]),
-            "u": (("run", "step"), [[0, 1, 2], [3, 5, none]]),
-        }
-    )
-    found = ode.from_dataset(padded, ["x"], time="clock", inputs=["u"])
+    write(tmp_path / name)
+    found = ode.from_dataset(sciml.open(tmp_path / name), ["x"], time="clock", inputs=["u"])
     np.testing.assert_array_equal(found.ts, [[0, 1, 3], [2, 4, 4]])
-    np.testing.assert_array_equal(found.ys[..., 0], [[1, 2, none], [4, 5, none]])
+    np.testing.assert_array_equal(found.ys[..., 0], [[1, 2, NONE], [4, 5, NONE]])
     np.testing.assert_allclose([float(ode.take(found.args, 1)(t)[0]) for t in (3.0, 9.0)], [4, 5])
+
+
+def padded():
+    return xr.Dataset({name: (("run", "step"), np.array(values)) for name, values in PADDED.items()})
 
 
 def test_several_data_sets_follow_each_other(tmp_path):
