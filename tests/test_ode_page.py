@@ -1,6 +1,7 @@
 """The examples of `docs/ode.md` run as they stand, on data of which the truth is known."""
 
 import re
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -93,7 +94,7 @@ def test_subjects(run, tmp_path, monkeypatch):
 class Once(eqx.Module):
     """`ode.Dosed` in closed form, for decay after one dose at the first time, which compiles sooner."""
 
-    field: eqx.Module
+    field: Callable
 
     def __call__(self, y0, ts, args):
         # Once the dose is in the body; the first time, which is that of the dose, has no measurement.

@@ -2,6 +2,7 @@
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -181,6 +182,36 @@ def test_groups_of_a_file_are_trajectories(tmp_path):
     found = ode.from_dataset(groups, ["x"], time="t")
     np.testing.assert_array_equal(found.ts, [[0, 1, 2], [0, 1, 1]])
     np.testing.assert_array_equal(found.ys[..., 0], [[0, 1, 2], [10, 11, np.nan]])
+
+
+@pytest.mark.parametrize("unit", ["days", "hours"])
+def test_dates_on_two_axes(unit, tmp_path):
+    """As NetCDF has them, numbers of days or hours since one of them."""
+    dates = np.array([["2024-01-01", "2024-01-02"], ["2024-01-03", "NaT"]], "M8[ns]")
+    data = xr.Dataset({"when": (("run", "step"), dates), "x": (("run", "step"), [[1, 2], [3, NONE]])})
+    data.to_netcdf(tmp_path / "a.nc", encoding={"when": {"units": f"{unit} since 2023-12-01"}})
+    found = ode.from_dataset(sciml.open(tmp_path / "a.nc"), ["x"], time="when")
+    np.testing.assert_array_equal(found.ts, [[0, 1], [2, 2]])
+    # No date, but numbers.
+    data["when"] = (("run", "step"), [[0.0, 6], [3, NONE]], {"units": "hours since the start"})
+    np.testing.assert_array_equal(ode.from_dataset(data, ["x"], time="when").ts, [[0, 6], [3, 3]])
+
+
+def test_a_data_frame():
+    frame = pd.DataFrame({"run": ["b", "a", "a"], "t": [0.0, 1, 0], "x": [1.0, 2, 3]})
+    found = ode.from_dataset(frame, ["x"], time="t", by="run")
+    np.testing.assert_array_equal(found.ys[..., 0], [[3, 2], [1, NONE]])
+    with pytest.raises(ValueError, match="1 rows have no value of 'run', the first is row 1"):
+        ode.from_dataset(frame.assign(run=["b", None, "a"]), ["x"], time="t", by="run")
+    with pytest.raises(ValueError, match="expected numbers in 'x', it holds words such as high"):
+        ode.from_dataset(frame.assign(x=["1", "2", "high"]), ["x"], time="t", by="run")
+
+
+def test_what_is_no_data_set():
+    with pytest.raises(TypeError, match=r"got a path; give sciml.open\('a.csv'\)"):
+        ode.from_dataset("a.csv", ["x"])
+    with pytest.raises(ValueError, match="got 0 and 1"):
+        ode.from_dataset([], ["x"])
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Trajectories from data sets: the rows of a table, or variables on axes of trajectories and times."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data import DataError
+from ..data._cf import decode_time, is_time
 from ._events import Doses
 from ._inputs import Table, held_table, linear_table
 from ._trajectories import Trajectories, trajectories
@@ -20,12 +23,13 @@ def from_dataset(
     held: bool = False,
     starts: Any = None,
 ) -> Trajectories:
-    """The trajectories of a data set, as `sciml.open` gives it, of an xarray Dataset, or of several of these in a list,
-    one after the other, such as files with a trajectory each.
+    """The trajectories of a data set, as `sciml.open` gives it, of an xarray Dataset or a pandas DataFrame, or of
+    several of these in a list, one after the other, such as files with a trajectory each.
 
     - `states`: the variables that were measured, in the order of the state. They have one dimension, along which
       rows follow each other, or two, of which that of `time` is one and the other counts trajectories.
-    - `time`: the variable or coordinate of times; dates become days since the first.
+    - `time`: the variable or coordinate of times; dates, and numbers in units such as hours since a date, become days
+      since the first.
     - `by`: in a table of rows the column that tells trajectories apart; rows of one are sorted by time, trajectories by
       what this column holds.
     - `inputs`: variables that become a table of inputs for each trajectory, linear between its times, or `held` from
@@ -35,11 +39,15 @@ def from_dataset(
     Rows in which nothing was measured are kept: NaN does not count. Those that have no time either are left out, so
     that trajectories on two axes may be padded with NaN. Raises ValueError for names that the data set does not have,
     words in the place of numbers, measurements without a time, rows of several trajectories without `by`, and variables
-    of more dimensions.
+    of more dimensions; TypeError for a path.
     """
+    if isinstance(dataset, str | Path):
+        raise TypeError(f"from_dataset: expected a data set, got a path; give sciml.open({str(dataset)!r})")
     held_or_linear = held_table if held else linear_table
     wanted = [*states, *inputs, time, *([by] if by else [])]
     sets = dataset if isinstance(dataset, list | tuple) else [dataset]
+    if not sets or not states:
+        raise ValueError(f"from_dataset: expected a data set and a state or more, got {len(sets)} and {len(states)}")
     found = [piece for one in sets for piece in _pieces(one, wanted, states, inputs, time, by)]
     origin = min(np.min(row[time]) for row, _ in found)
     series, tables = [], []
@@ -86,12 +94,17 @@ def _pieces(dataset: Any, wanted: list[str], states: Sequence[str], inputs: Sequ
 
 
 def _dated(times: Any) -> Any:
-    """Days since a date as dates, so that those of several files count from the same one."""
-    units = str(times.attrs.get("units", ""))
-    if times.dtype.kind != "f" or not units.startswith("days since "):
+    """Numbers in CF's units, such as days since a date, as dates, so that those of several files count from the same
+    one.
+    """
+    if times.dtype.kind not in "iuf" or not is_time(times.attrs):
         return times
-    since = np.datetime64(units.removeprefix("days since ").replace(" ", "T"), "us")
-    return times.copy(data=since + np.round(times.values * 86400e6).astype("m8[us]"))
+    try:
+        dates = decode_time(times.values, times.attrs)
+    except DataError:
+        # Such as seconds since the start.
+        return times
+    return times.copy(data=dates) if dates.dtype.kind == "M" else times
 
 
 def _timed(name: str, row: dict[str, np.ndarray], states: Sequence[str], time: str) -> dict[str, np.ndarray]:
@@ -158,7 +171,8 @@ def _require_numbers(name: str, columns: dict) -> None:
     """Raises ValueError for a column of words, of which `sciml.open` makes numbers of their own."""
     for column, values in columns.items():
         if "flag_meanings" in values.attrs or values.dtype.kind in "OSU":
-            words = [w for w in str(values.attrs.get("flag_meanings", "")).split() if not _is_number(w)]
+            meanings = str(values.attrs.get("flag_meanings", "")).split() or map(str, np.ravel(values.values)[:100])
+            words = [word for word in meanings if not _is_number(word)]
             such = f" such as {', '.join(words[:3])}" if words else ""
             raise ValueError(
                 f"{name}: expected numbers in '{column}', it holds words{such}; leave cells without a value empty, and "
@@ -212,6 +226,8 @@ def _unnamed(column: Any, values: np.ndarray) -> np.ndarray:
     words = str(column.attrs.get("flag_meanings", "")).split()
     if words:
         return np.array([words[int(v)] == "missing" for v in values])
+    if values.dtype.kind == "O":
+        return np.array([v is None or v != v for v in values])
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
 
 
