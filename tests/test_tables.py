@@ -110,6 +110,10 @@ def test_inputs_of_a_table_are_those_of_a_mechanism_and_of_a_network(tmp_path):
     np.testing.assert_allclose(one[:, 0], found[1], rtol=1e-10)
     network = ode.ODE(ode.Network(lambda seen: seen[1:2] * 2 + seen[2:], inputs=2), ode.Steps(exact=True, rtol=1e-8))
     np.testing.assert_allclose(np.asarray(ode.predicted(network, data))[..., 0], found, rtol=1e-4)
+    renamed = ode.from_dataset(table, ["x"], time="t", by="run", inputs={"heat": "heat", "cold": "cold"}, held=True)
+    np.testing.assert_array_equal(np.asarray(ode.predicted(model, renamed))[..., 0], found)
+    wind = ode.from_dataset(table, ["x"], time="t", by="run", inputs={"wind": "heat"}, held=True)
+    np.testing.assert_array_equal(ode.take(wind.args, 0).columns()["wind"].values[:3], [1, 3, 3])
     other = ode.mechanism(lambda x, wind: wind, ("x",))
     with pytest.raises(ValueError, match="asks for wind.*got cold, heat"):
         ode.predicted(other, data)

@@ -1,6 +1,6 @@
 """Trajectories from data sets: the rows of a table, or variables on axes of trajectories and times."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ def from_dataset(
     *,
     time: str = "time",
     by: str | None = None,
-    inputs: Sequence[str] = (),
+    inputs: Sequence[str] | Mapping[str, str] = (),
     held: bool = False,
     starts: Any = None,
 ) -> Trajectories:
@@ -33,7 +33,7 @@ def from_dataset(
     - `by`: in a table of rows the column that tells trajectories apart; rows of one are sorted by time, trajectories by
       what this column holds.
     - `inputs`: variables that become a table of inputs for each trajectory, linear between its times, or `held` from
-      one to the next. Of rows at the same time the last counts.
+      one to the next. Of rows at the same time the last counts. A mapping gives them names: `{"force": "F [N]"}`.
     - `starts`: as in `trajectories`; first guesses do where `free_starts` or `smoothed` will replace them.
 
     Rows in which nothing was measured are kept: NaN does not count. Those that have no time either are left out, so
@@ -44,6 +44,8 @@ def from_dataset(
     if isinstance(dataset, str | Path):
         raise TypeError(f"from_dataset: expected a data set, got a path; give sciml.open({str(dataset)!r})")
     held_or_linear = held_table if held else linear_table
+    names = tuple(inputs)
+    inputs = list(inputs.values()) if isinstance(inputs, Mapping) else names
     wanted = [*states, *inputs, time, *([by] if by else [])]
     sets = dataset if isinstance(dataset, list | tuple) else [dataset]
     if not sets or not states:
@@ -61,7 +63,7 @@ def from_dataset(
             tables.append((ts[last], np.stack([np.asarray(row[n], float)[last] for n in inputs], axis=1)))
     longest = max(len(ts) for ts, _ in series)
     made = [held_or_linear(*_lengthened(ts, u, longest)) for ts, u in tables]
-    args = [Table(table.ts, table.values, table.held, tuple(inputs)) for table in made] or None
+    args = [Table(table.ts, table.values, table.held, names) for table in made] or None
     return trajectories(series, starts=starts, args=args)
 
 
