@@ -1,5 +1,6 @@
 """Fits of trajectories: data, losses, warm starts, shooting and uncertainty, against truth that is known."""
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,24 @@ def test_ragged_batches_compile_once_for_each_bucket():
     # Each way through begins in the same order.
     again = next(iter(batches))
     np.testing.assert_array_equal(again.ys, first[0].ys)
+
+
+def test_fits_of_ragged_trajectories_compile_once_for_each_bucket():
+    """As the right-hand side is traced in each compilation: after an epoch it is not traced again."""
+    random, traced = np.random.default_rng(0), []
+    data = ode.trajectories([(np.sort(random.uniform(0, 3, n)), random.normal(size=(n, 1))) for n in (4, 5, 9, 12, 20)])
+    batches = ode.batches(data, 2, buckets=2)
+
+    def decay(x, rate):
+        traced.append(None)
+        return -rate * x
+
+    model = ode.mechanism(decay, ("x",), ode.Between(), rate=Unknown(1.0))
+    states = sciml.train(
+        model, ode.trajectory_misfit(), batches, optax.sgd(1e-3), steps=4 * len(batches), every=len(batches)
+    )
+    counts = [len(traced) for _ in states]
+    assert len(batches.limits) == 2 and len(counts) >= 4 and 0 < counts[1] == counts[-1]
 
 
 def test_the_horizon_grows_to_the_whole():
@@ -362,6 +381,31 @@ def test_the_covariance_of_a_network_is_that_of_its_jacobian():
     _, deviations = ode.bands(at, np.zeros(1), TIMES)
     np.testing.assert_allclose(deviations[:, 0] ** 2, np.diag(jacobian @ covariance @ jacobian.T), atol=1e-7)
     assert deviations[-1, 0] > 0.05
+
+
+def test_networks_whose_solutions_are_differentiated_backward():
+    """More than 32 numbers and more values than numbers: steps and deviations are those of forward sensitivities."""
+    data, _ = swinging(0.02)
+    network = nn.mlp(1, 1, 12, 1, key=KEY)
+    newton, loss, found = optim.gauss_newton(accelerate=False), ode.trajectory_misfit(scale=0.02), []
+    for forward in (None, True):
+        steps = ode.Steps(diffrax.Heun(), dt=0.1, forward=forward)
+        model = ode.mechanism(
+            lambda q, v, k, friction: (v, -k * q - friction(v[None])[0]),
+            ("q", "v"),
+            steps,
+            k=Unknown(4.0, positive=True),
+            friction=network,
+        )
+        model, _ = sciml.fit(model, loss, constant(data), newton, steps=2, report=None)
+        at = ode.linearised(model, ode.with_prior(loss, data.ys.size, every_number, k=(4.0, 1.0)), data)
+        friction = at.deviations(lambda m: m.field.parameters["friction"](jnp.ones(1)))
+        found.append([ode.parameters(model)["k"], ode.standard_errors(at)["k"], friction[0]])
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def every_number(model):
+    return jax.flatten_util.ravel_pytree(eqx.filter(model.field.parameters["friction"], eqx.is_inexact_array))[0]
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,10 @@ def test_a_table_of_events_gives_schedules():
     for bad, message in (
         ({"weight": [60.0, 61.0, 60.0, 60.0, 80.0, 80.0]}, "one value"),
         ({"weight": [np.nan] * 6}, "one value"),
-        ({"hour": [np.nan] * 6}, "finite"),
+        (
+            {"hour": [0.0, 2.0, np.nan, 1.0, 1.0, 2.0]},
+            "1 measurements have no value of 'hour'; at the first, 'level' is 1",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             ode.from_events(events(**bad), ["level"], constants=["weight"], **options)

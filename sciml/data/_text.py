@@ -14,7 +14,8 @@ from ._source import DataError, Variable
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat")
 COMMENTS = ("#", "%")
-DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?")
+DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?)?")
+DECIMAL = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 MISSING = ("", "na", "nan", "n/a", "null", "none", "-", ".")
 
 
@@ -22,11 +23,12 @@ class Text(Arrays):
     """The columns of a table as variables along one dimension, `row`. A column of increasing times (named time, t, ...)
     is the dimension instead. Cells that are empty or say NA are missing (NaN).
 
-    Cells are separated by commas, tabs, semicolons or blanks. Lines that begin with # or % are comments, but for one
-    right above the numbers with as many words as columns: that names them, as a first line without numbers does.
-    Without one they are column_1, column_2, ... A column of dates (2026-03-31, 2026-03-31 14:00) holds days since the
-    first of them, with CF's attribute `units`. One of other words holds their numbers in alphabetical order, and the
-    words in CF's attribute `flag_meanings`.
+    Cells are separated by commas, tabs, semicolons or blanks; between semicolons numbers may have decimal commas. Lines
+    that begin with # or % are comments, but for one right above the numbers with as many words as columns: that names
+    them, as a first line without numbers does. Without one they are column_1, column_2, ... A column of dates
+    (2026-03-31, 2026-03-31 14:00, 2026-03-31T14:00:00+02:00) holds days since the first of them, with CF's attribute
+    `units`. One of other words holds their numbers in alphabetical order, and the words in CF's attribute
+    `flag_meanings`.
 
     Raises DataError for files that are not text, lines with another number of cells, and no rows.
     """
@@ -60,8 +62,10 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     rows = [_cells(line, separator) for _, line in kept]
     first = [i for i, _ in kept]
     above = lines[first[0] - 2].strip() if first[0] > 1 else ""
-    if not any(_is_number(cell) for cell in rows[0]) and len(rows) > 1:
+    if not any(_is_number(cell) for cell in rows[0]):
         names, rows, first = rows[0], rows[1:], first[1:]
+        if not rows:
+            raise DataError(f"{path}: holds no rows below the names {', '.join(names)}")
     elif above.startswith(COMMENTS) and len(_cells(above.lstrip("#% "), separator)) == len(rows[0]):
         names = _cells(above.lstrip("#% "), separator)
     else:
@@ -77,8 +81,9 @@ def _separator(line: str) -> str | None:
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
-    cells = line.split() if separator is None else next(csv.reader([line], delimiter=separator))
-    return [cell.strip() for cell in cells]
+    cells = [c.strip() for c in (line.split() if separator is None else next(csv.reader([line], delimiter=separator)))]
+    # Where semicolons separate cells, a comma is the decimal point.
+    return [c.replace(",", ".") if DECIMAL.fullmatch(c) else c for c in cells] if separator == ";" else cells
 
 
 def _is_number(cell: str) -> bool:
@@ -105,11 +110,22 @@ def _column(cells: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _dates(cells: list[str]) -> np.ndarray | None:
+    """In universal time, where zones are given."""
     try:
-        return np.array(cells, "M8[us]")
+        return np.array([_universal(c) for c in cells], "M8[us]")
     except ValueError:
         # Such as the 31st of June.
         return None
+
+
+def _universal(cell: str) -> np.datetime64:
+    zone = re.search(r":\d\d(?:\.\d+)?(Z|([+-])(\d\d):?(\d\d))$", cell)
+    if not zone:
+        return np.datetime64(cell, "us")
+    local = np.datetime64(cell[: zone.start(1)], "us")
+    if zone[1] == "Z":
+        return local
+    return local - int(zone[2] + "1") * (np.timedelta64(int(zone[3]), "h") + np.timedelta64(int(zone[4]), "m"))
 
 
 def _increases(values: np.ndarray) -> bool:

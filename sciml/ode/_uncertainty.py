@@ -14,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ..nn import TrainableNumber
+from ..optim._equations import forward_or_backward
 from ..optim._newton import Equilibrated, minimise
 from ._models import numbers_of, parameters
 
@@ -141,7 +142,7 @@ class _Squares:
         self._loss, self._batch, self._place = loss, batch, name
         self._point = self._start
         self._residuals = eqx.filter_jit(self._rows_at)
-        self._jacobian = eqx.filter_jit(lambda point, raw: jax.jacfwd(lambda p: self._rows_at(p, raw))(point))
+        self._jacobian = eqx.filter_jit(lambda point, raw: _jacobian(lambda p: self._rows_at(p, raw))(point))
 
     def restart(self) -> None:
         """Goes on from the best point."""
@@ -199,5 +200,10 @@ def _value_and_gradients_traced(function: Callable, model):
         value = function(eqx.combine(restore(v), fixed))
         return value, value
 
-    gradients, value = jax.jacfwd(of_vector, has_aux=True)(vector)
+    gradients, value = _jacobian(of_vector, has_aux=True)(vector)
     return value, gradients
+
+
+def _jacobian(function: Callable, **options: Any) -> Callable:
+    forward, backward = jax.jacfwd(function, **options), jax.jacrev(function, **options)
+    return lambda point: forward_or_backward(lambda: forward(point), lambda: backward(point))

@@ -213,9 +213,24 @@ def _rows(problem: Residuals, part: Part, examples, real):
         r, push = jax.linearize(lambda p: _one(problem, part.number, p, example), flat)
         return jax.vmap(push, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype)), r
 
-    jacobian, r = jax.vmap(backward if part.rows <= flat.size else forward)(examples)
+    if part.rows <= flat.size:
+        jacobian, r = jax.vmap(backward)(examples)
+    else:
+        jacobian, r = forward_or_backward(lambda: jax.vmap(forward)(examples), lambda: jax.vmap(backward)(examples))
     jacobian, r = jacobian * real[:, None, None], r * real[:, None]
     return jacobian.reshape(-1, flat.size), r.reshape(-1)
+
+
+def forward_or_backward(forward: Callable, backward: Callable) -> Any:
+    """`forward()`, or `backward()` where a function has derivatives in reverse mode only, such as the solution of an
+    equation whose steps are recomputed.
+    """
+    try:
+        return forward()
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        return backward()
 
 
 def _fold(step, start, parts: list[Part]):
