@@ -102,6 +102,22 @@ def test_what_cannot_be_explored_is_refused():
         molecules.explore(committee, molecules.joined([at_rest(1), cell]), 4.0, **settings)
 
 
+def test_labels_that_a_curve_needs_for_an_error():
+    """Errors fall as the root of the number of labels; what rises again does not count."""
+    counts = np.array([10, 20, 80, 160])
+    for labels in (10.0, 33.0, 160.0):
+        assert molecules.labels_needed(labels**-0.5, counts, counts**-0.5) == pytest.approx(labels)
+    assert molecules.labels_needed(1e-3, counts, counts**-0.5) == pytest.approx(160)
+    assert molecules.labels_needed(1.0, counts, counts**-0.5) == pytest.approx(10)
+    assert molecules.labels_needed(0.1, counts, [0.3, 0.1, 0.2, 0.1]) == pytest.approx(20)
+    with pytest.raises(ValueError, match="of one length"):
+        molecules.labels_needed(0.1, counts, [0.1])
+    with pytest.raises(ValueError, match="must be positive"):
+        molecules.labels_needed(0.1, counts[::-1], counts**-0.5)
+    figure = molecules.learning_figure({"random": [(n, n**-0.5, 0.01) for n in counts]}, title="errors")
+    assert figure.axes[0].get_title() == "errors" and figure.axes[0].get_xscale() == "log"
+
+
 CUTOFF = 6.0
 
 

@@ -181,3 +181,27 @@ def test_the_data_set_opens_as_frames(tmp_path, monkeypatch):
     again = molecules.labelled(found, molecules.XTB(accuracy=0.1), progress=False)
     np.testing.assert_allclose(again.labels["energy"], found.labels["energy"], atol=1e-6)
     np.testing.assert_allclose(again.atom_labels["forces"], found.atom_labels["forces"], atol=1e-5)
+
+
+def test_an_oracle_is_sampled_at_its_temperature():
+    """A molecule whose atoms are held by springs: each coordinate has the variance k T / stiffness."""
+    places, stiffness, calls = molecule("H2O").positions, 5.0, []
+
+    def springs(given):
+        calls.append(given.charge)
+        off = given.positions - places
+        return {"energy": 0.5 * stiffness * np.sum(off**2), "forces": -stiffness * off}
+
+    settings = {"temperature": 400.0, "step": 1.0, "friction": 0.05, "settle": 200, "every": 20}
+    found = molecules.sampled(molecule("H2O"), springs, count=2000, **settings)
+    assert len(found) == 2000 and len(calls) == 1 + 200 + 20 * 2000
+    off = found.positions.reshape(-1, 3, 3) - places
+    assert (off**2).mean() == pytest.approx(8.617e-5 * 400 / stiffness, rel=0.05)
+    np.testing.assert_allclose(found.labels["energy"], 0.5 * stiffness * (off**2).sum(axis=(1, 2)))
+    np.testing.assert_allclose(found.atom_labels["forces"].reshape(-1, 3, 3), -stiffness * off)
+    again = molecules.sampled(molecules.from_atoms([molecule("H2O")]), springs, count=3, **settings)
+    np.testing.assert_array_equal(again.positions, found[:3].positions)
+    with pytest.raises(ValueError, match="one structure"):
+        molecules.sampled(found[:2], springs, count=1)
+    with pytest.raises(ValueError, match="friction positive"):
+        molecules.sampled(molecule("H2O"), springs, count=1, friction=0.0)

@@ -32,6 +32,16 @@ OPERATORS: dict[str, dict] = {
 MOLECULES: dict[str, dict] = {
     "lennard_jones": {"samples": 8, "width": 4, "moved": 20},
     "ethanol": {"width": 4, "layers": 1},
+    "ethanol_active_learning": {
+        "first": 6,
+        "more": 4,
+        "rounds": 1,
+        "steps": 2,
+        "width": 4,
+        "layers": 1,
+        "walk": 20,
+        "tests": 1,
+    },
     "silicon": {"width": 4, "layers": 1},
     "qm7": {"samples": 60, "chosen_by": 40},
     "freesolv": {"samples": 60},
@@ -111,6 +121,8 @@ def test_an_operator_or_potential_learns_in_two_steps(name):
     """The loss of a batch falls, and the baselines have the metrics of the model."""
     if name in PUBLIC and "SCIML_DATA" not in os.environ:
         pytest.skip("needs public data: set SCIML_DATA")
+    if name == "ethanol_active_learning":
+        pytest.importorskip("tblite")
     made = sciml.problem(name, **(OPERATORS | MOLECULES)[name])
     batch = made.data(jax.random.key(0)) if callable(made.data) else next(iter(made.data))
     with sciml.double_precision(made.double):

@@ -1,6 +1,7 @@
 """Molecules and materials: structures of atoms, potentials whose forces are their derivatives, and dynamics."""
 
 from ._active import explore as explore
+from ._active import labels_needed as labels_needed
 from ._active import select as select
 from ._batches import Batches as Batches
 from ._batches import batches as batches
@@ -39,6 +40,7 @@ from ._equilibration import charge_equilibration as charge_equilibration
 from ._export import export as export
 from ._export import jax_md_energy as jax_md_energy
 from ._figures import labels_figure as labels_figure
+from ._figures import learning_figure as learning_figure
 from ._figures import parity_figure as parity_figure
 from ._files import frames_from_dataset as frames_from_dataset
 from ._files import ragged as ragged
@@ -101,6 +103,7 @@ from ._reference import reference_energies as reference_energies
 from ._relaxation import Relaxed as Relaxed
 from ._relaxation import relaxed as relaxed
 from ._repulsion import ScreenedRepulsion as ScreenedRepulsion
+from ._sampling import sampled as sampled
 from ._schnet import SchNet as SchNet
 from ._so3krates import SO3krates as SO3krates
 from ._spectrum import velocity_spectrum as velocity_spectrum

@@ -84,6 +84,24 @@ def select(scores: Any, count: int, *, groups: Any = None) -> Int[np.ndarray, " 
     return order[:count]
 
 
+def labels_needed(error: float, counts: Any, errors: Any) -> float:
+    """With how many labels a learning curve gets down to an error: between its points a line in logarithms. It is the
+    first number of labels, or that of the lowest error, where the error is beyond those of the curve.
+
+    - `counts`: of labels, rising; `errors`: with each of them, positive; where they rise, the lowest so far counts.
+
+    Raises ValueError where shapes differ, numbers are not positive or counts do not rise.
+    """
+    count, known = np.asarray(counts, float), np.asarray(errors, float)
+    if count.ndim != 1 or count.shape != known.shape or not len(count):
+        raise ValueError(f"labels_needed: expected counts and errors of one length, got {count.shape}, {known.shape}")
+    if not (error > 0 and (known > 0).all() and (count > 0).all() and (np.diff(count) > 0).all()):
+        raise ValueError("labels_needed: errors and counts must be positive, and counts rise")
+    # Only where the curve gets lower than before: what has the same error with fewer labels is what is asked.
+    lower = np.append(True, known[1:] < np.minimum.accumulate(known)[:-1])
+    return float(np.exp(np.interp(-np.log(error), -np.log(known[lower]), np.log(count[lower]))))
+
+
 def _check(committee, starts, steps, every, limit) -> None:
     require_positive("explore", steps=steps, every=every)
     if steps % every:

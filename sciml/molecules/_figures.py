@@ -1,5 +1,6 @@
 """Figures of potentials: predicted against true labels, and their errors."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,22 @@ def parity_figure(quantities: Mapping[str, tuple[Any, Any, str]], *, title: str 
         _parity(axes[0, column], true, found, colour, unit)
         _histogram(axes[1, column], found - true, colour, unit)
     figure.suptitle(title)
+    return figure
+
+
+def learning_figure(curves: Mapping[str, Any], *, error: str = "RMSE of forces (eV/Å)", title: str = "") -> Any:
+    """A Matplotlib figure of errors against numbers of labels, with logarithmic axes.
+
+    - `curves`: by name, rows of the number of labels, the error, and its deviation, which is drawn as a bar.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.0, 3.8), layout="constrained")
+    panel = figure.subplots()
+    for (name, rows), colour in zip(curves.items(), itertools.cycle(COLOURS)):
+        panel.errorbar(*np.asarray(rows, float).T, marker="o", markersize=4, capsize=3, color=colour, label=name)
+    panel.set(xscale="log", yscale="log", xlabel="labels", ylabel=error, title=title)
+    panel.legend()
     return figure
 
 
