@@ -229,11 +229,6 @@ class WindowedWaves(eqx.Module):
         window = _window_at(jax.lax.stop_gradient(x[self.axis]), self.count)
         local = jnp.clip(window - self.first, 0, held - 1) if held > 1 else 0
         real, imaginary = self.real[local], self.imaginary[local]
-        if real.shape[1] > 1:
-            time = chebyshev(self.count * (x[self.axis] + 1) - 2 * window - 1, real.shape[1] - 1)
-            real, imaginary = (jnp.tensordot(time, part, axes=(0, 1)) for part in (real, imaginary))
-        else:
-            real, imaginary = real[:, 0], imaginary[:, 0]
         for place, (i, half) in reversed(list(enumerate(self.angles))):
             last = place == len(self.angles) - 1
             most = real.shape[-1] - 1 if last else real.shape[-1] // 2
@@ -241,7 +236,10 @@ class WindowedWaves(eqx.Module):
             angle = angle * jnp.arange(0 if last else -most, most + 1)
             cosine, sine = jnp.cos(angle), jnp.sin(angle)
             real, imaginary = real @ cosine - imaginary @ sine, real @ sine + imaginary @ cosine
-        return real
+        # Last, so that no wave of a point has a number of its own.
+        if real.shape[1] == 1:
+            return real[:, 0]
+        return real @ chebyshev(self.count * (x[self.axis] + 1) - 2 * window - 1, real.shape[1] - 1)
 
     def window_of(self, x: float) -> int:
         """In which window an input along `axis` is."""
