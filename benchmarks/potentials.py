@@ -17,9 +17,9 @@ the square of its derivative with respect to positions or features: what trainin
   along r, which is one forward sweep: no graph of a backward pass is differentiated.
 - `forward over reverse`: the same sum as the derivative along r of the energy's gradient.
 
-Each with the compilation and the shortest of many times, taken in turn, and the largest difference of gradients from
-the first, relative to the largest entry. Writes benchmarks/potentials.json; `--table` prints the tables of
-docs/molecules.md.
+Each with the processor's time in compilation and the shortest of many times of a call, taken in turn, and the largest
+difference of gradients from the first, relative to the largest entry. Writes benchmarks/potentials.json, after each
+potential; `--table` prints the tables of docs/molecules.md.
 """
 
 import argparse
@@ -48,14 +48,13 @@ SPECIES = (1, 6, 8)
 # At the same width and number of layers; what else they have is their default.
 SIZES = {"width": 32, "layers": 2, "key": jax.random.key(0)}
 POTENTIALS: dict[str, Callable] = {
+    "PaiNN": lambda: molecules.PaiNN(SPECIES, CUTOFF, **SIZES),
+    "NequIP": lambda: molecules.NequIP(SPECIES, CUTOFF, degree=2, linear=True, **SIZES),
     "SchNet": lambda: molecules.SchNet(SPECIES, CUTOFF, **SIZES),
     "EGNN": lambda: molecules.EGNN(SPECIES, CUTOFF, **SIZES),
-    "PaiNN": lambda: molecules.PaiNN(SPECIES, CUTOFF, **SIZES),
     "SO3krates": lambda: molecules.SO3krates(SPECIES, CUTOFF, **SIZES),
-    "DimeNet": lambda: molecules.DimeNet(SPECIES, CUTOFF, **SIZES),
-    "NequIP": lambda: molecules.NequIP(SPECIES, CUTOFF, degree=2, **SIZES),
-    "NequIP, linear": lambda: molecules.NequIP(SPECIES, CUTOFF, degree=2, linear=True, **SIZES),
     "MACE": lambda: molecules.MACE(SPECIES, CUTOFF, **SIZES),
+    "DimeNet": lambda: molecules.DimeNet(SPECIES, CUTOFF, **SIZES),
 }
 
 
@@ -249,31 +248,26 @@ WAYS = {
 }
 
 
-def gradients() -> dict:
-    """Of each potential, by each way, beside energies and forces alone."""
+def gradients(make: Callable) -> dict:
+    """Of one potential, by each way, beside energies and forces alone."""
     batch = ethanol()
-    found = {}
-    for name, make in POTENTIALS.items():
-        parameters, static = eqx.partition(make(), eqx.is_inexact_array)
-        cases: dict = {way: (of(static, batch), (parameters,)) for way, of in WAYS.items()}
+    parameters, static = eqx.partition(make(), eqx.is_inexact_array)
 
-        def forces(p, s=static):
-            return jax.vmap(lambda one: molecules.energy_and_forces(eqx.combine(p, s), one))(batch[0])
+    def forces(p):
+        return jax.vmap(lambda one: molecules.energy_and_forces(eqx.combine(p, static), one))(batch[0])
 
-        cases["energies and forces"] = forces, (parameters,)
-        found[name] = timed(cases, compare=tuple(WAYS))
-        found[name]["parameters"] = sum(a.size for a in jax.tree.leaves(parameters))
-        print(name, found[name], flush=True)
-    return found
+    cases: dict = {way: (of(static, batch), (parameters,)) for way, of in WAYS.items()}
+    found = timed(cases | {"energies and forces": (forces, (parameters,))}, compare=tuple(WAYS))
+    return found | {"parameters": sum(a.size for a in jax.tree.leaves(parameters))}
 
 
 def timed(cases: dict, compare: tuple = ()) -> dict:
-    """Of each case: seconds of compilation, and the shortest of many times in milliseconds, the cases in turn."""
+    """Of each case: seconds of the processor in compilation, and the shortest of many times, the cases in turn."""
     compiled, found = {}, {}
     for name, (function, arguments) in cases.items():
-        start = time.perf_counter()
+        start = time.process_time()
         compiled[name] = jax.jit(function).lower(*arguments).compile()
-        found[name] = {"compilation, s": round(time.perf_counter() - start, 2)}
+        found[name] = {"compilation, s": round(time.process_time() - start, 2)}
     times: dict = {name: [] for name in cases}
     for _ in range(ROUNDS):
         for name, (_, arguments) in cases.items():
@@ -282,7 +276,7 @@ def timed(cases: dict, compare: tuple = ()) -> dict:
             times[name].append(time.perf_counter() - start)
     for name, row in times.items():
         found[name]["ms"] = round(1e3 * min(row), 2)
-    results = [jax.tree.leaves(compiled[name](*cases[name][1])) for name in compare]
+    results = [[a for a in jax.tree.leaves(compiled[n](*cases[n][1])) if a.size] for n in compare]
     for name, other in zip(compare[1:], results[1:]):
         largest = max(float(jnp.max(jnp.abs(a))) for a in results[0])
         apart = max(float(jnp.max(jnp.abs(a - b))) for a, b in zip(results[0], other))
@@ -294,24 +288,30 @@ def table(report: dict) -> str:
     """Lines of Markdown: products, then gradients; compilation in brackets."""
     cell = lambda row: f"{row['ms']:.1f} ({row['compilation, s']:.1f})"  # noqa: E731
     lines = ["| products | own, ms (compilation, s) | e3nn-jax |", "|---|---|---|"]
-    lines += [f"| {n} | {cell(row['own'])} | {cell(row['e3nn-jax'])} |" for n, row in report["products"].items()]
+    for name, row in report.get("products", {}).items():
+        lines.append(f"| {name} | {cell(row['own'])} | {cell(row['e3nn-jax'])} |")
     ways = ["energies and forces", *WAYS]
     lines += ["", f"| potential | parameters | {' | '.join(ways)} |", "|---" * (2 + len(ways)) + "|"]
-    for name, row in report["gradients"].items():
+    for name, row in report.get("gradients", {}).items():
         lines.append(f"| {name} | {row['parameters']:,} | {' | '.join(cell(row[w]) for w in ways)} |")
     shared = ", which other work shared" if report["shared"] else ""
     return f"{report['machine']}{shared}, {report['date']}\n\n" + "\n".join(lines)
 
 
 def main(names: list[str], shared: bool) -> None:
-    """Measures these and writes what was found."""
+    """Measures these and writes what was found, after each potential."""
     report = json.loads(PATH.read_text()) if PATH.exists() else {}
-    for name, measure in {"products": products, "gradients": gradients}.items():
-        if name in names or not names:
-            report[name] = measure()
     versions = {p: importlib.metadata.version(p) for p in ("jax", "equinox", "e3nn-jax")}
     machine = f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, JAX {jax.__version__}"
     report |= {"machine": machine, "versions": versions, "shared": shared, "date": datetime.date.today().isoformat()}
+    if "products" in names or not names:
+        report["products"] = products()
+        PATH.write_text(json.dumps(report, indent=1) + "\n")
+    if "gradients" in names or not names:
+        report.setdefault("gradients", {})
+        for name, make in POTENTIALS.items():
+            report["gradients"][name] = gradients(make)
+            PATH.write_text(json.dumps(report, indent=1) + "\n")
     PATH.write_text(json.dumps(report, indent=1) + "\n")
     print(table(report))
 

@@ -67,7 +67,9 @@ def learning_figure(curves: Mapping[str, Any], *, error: str = "RMSE of forces (
     panel = figure.subplots()
     for (name, rows), colour in zip(curves.items(), itertools.cycle(COLOURS)):
         panel.errorbar(*np.asarray(rows, float).T, marker="o", markersize=4, capsize=3, color=colour, label=name)
-    panel.set(xscale="log", yscale="log", xlabel="labels", ylabel=error, title=title)
+    panel.set(yscale="log", xlabel="labels", ylabel=error, title=title)
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter("{x:g}")
     panel.legend()
     return figure
 

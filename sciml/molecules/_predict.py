@@ -21,7 +21,7 @@ def predicted(model: Potential, data: Frames, cutoff: float, *, size: int = 50, 
     """
     require_positive("predicted", size=size, buckets=buckets)
     periodic = bool(data.pbc.all())
-    derived = lambda batch: _derived(model, batch, periodic)  # noqa: E731
+    derived = eqx.filter_jit(jax.vmap(lambda s: (energy_forces_stress if periodic else energy_and_forces)(model, s)))
     energy, stress = np.zeros(len(data)), np.zeros((len(data), 3, 3))
     forces = np.zeros((len(data.species), 3))
     for number, found in by_structure(derived, data, cutoff, size, buckets):
@@ -30,12 +30,6 @@ def predicted(model: Potential, data: Frames, cutoff: float, *, size: int = 50, 
         if found.stress is not None:
             stress[number] = found.stress
     return data.with_labels({"energy": energy} | ({"stress": stress} if periodic else {}), {"forces": forces})
-
-
-@eqx.filter_jit
-def _derived(model, structures, periodic):
-    """Compiled once for models that differ in their numbers only."""
-    return jax.vmap(lambda s: (energy_forces_stress if periodic else energy_and_forces)(model, s))(structures)
 
 
 def by_structure(function: Callable, data: Frames, cutoff: float, size: int, buckets: int) -> Iterator[tuple[int, Any]]:
