@@ -24,10 +24,11 @@ from ._corners import corner_features
 from ._crowded import crowded_on
 from ._declared import declared_degrees
 from ._degrees import Decay, Found, decay, degree_sets, is_uneven, total_degree
+from ._derivatives import closure
 from ._domain import Box, Domain, Product
 from ._holes import hole_features, without_holes
-from ._pde import PDE
-from ._rows import interior_rows, jacobian_rows, mean_square_rows, residual_rows, tabulate, weighted_size
+from ._pde import INTERIOR, PDE
+from ._rows import interior_rows, jacobian_rows, mean_square_rows, partials_of, residual_rows, tabulate, weighted_size
 from ._shapes import Ball, Polygon
 from ._subdomains import Subdomains
 
@@ -40,6 +41,8 @@ TRIAL_FEATURES = 500
 FEATURES = (1500, 3000, 6000)
 POINTS_PER_FEATURE = 3
 LEAST_POINTS = 128
+# Bytes of tables of features, beyond which there are no more of them; twice as much is needed while they are made.
+MEMORY = 5e9
 # Points at most where the residual of what was found is measured.
 CHECKED = 2048
 # Where a trial of polynomials leaves less than this, nothing else is tried. They converge faster than random features
@@ -117,7 +120,8 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
             continue
         # A large trial says how long more features take, assembling them about as long as their factors.
         needed = 2 * best.factoring * ((count / share + more) / (own + more)) ** 3
-        if share * (own + more) > FEATURES[0] and time.perf_counter() + needed > deadline:
+        too_long = share * (own + more) > FEATURES[0] and time.perf_counter() + needed > deadline
+        if too_long or _bytes(pde, count) > MEMORY:
             return best
         for spread in (best.spread, *next_larger(pde, best.spread)):
             began = time.perf_counter()
@@ -135,6 +139,12 @@ def refined(pde: PDE, best: Fit, key: Array, deadline: float, affine: bool) -> F
             if _is_enough(best) or converged or time.perf_counter() + expected > deadline:
                 return best
     return best
+
+
+def _bytes(pde: PDE, count: int) -> float:
+    """About what the derivatives of so many features at the points of a fit take."""
+    partials = closure(partials_of(pde, pde.groups[INTERIOR]))
+    return 8.0 * len(partials) * point_number(pde, count) * count / max(1, pde.out_size)
 
 
 def _own(fit: Fit) -> tuple[int, int]:
