@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sciml import PDE, Box, flux, nn, periodic, solve, value
+from sciml import PDE, Box, condition, flux, nn, periodic, solve, value
 from sciml._precision import double_precision
 from sciml.pde import Solution
 from sciml.pde._checks import UndeterminedWarning
@@ -292,6 +292,37 @@ def test_what_equations_and_sources_must_be_at_walls():
     assert not suits(lambda u_t, u_x, u_xx: u_t + u_x - u_xx), "neither even nor odd"
     assert not suits(lambda u_t, u_xx: u_t - u_xx - 1.0), "the source goes on with a jump"
     assert not suits(lambda u_t, u_xx: u_t - u_xx, value(u=0.0, on=box.at(x=0)), flux(u=0.0, on=box.at(x=1)))
+
+
+@pytest.mark.filterwarnings("ignore:'u' has derivatives of order 2")
+def test_walls_may_be_equations():
+    box = Box(t=(0, 1), x=(0, 1))
+    start, ends = value(u=lambda x: jnp.cos(PI * x), on=box.at(t=0)), box.boundary("x")
+
+    def mirrored(wall, **numbers):
+        found = suits_fourier(PDE(box, lambda u_t, u_xx: u_t - u_xx, start, condition(wall, on=ends), **numbers))
+        return None if found is None else found.fields.tolist()
+
+    assert mirrored(lambda u_n: u_n) == mirrored(lambda u_x: -2.0 * u_x) == [[1.0]]
+    assert mirrored(lambda u: u) == [[-1.0]]
+    assert mirrored(lambda u_n: u_n - 1.0) is None and mirrored(lambda u_n: u_n**3) is None
+    assert mirrored(lambda u, u_n: u + u_n) is None and mirrored(lambda k, u_n: k * u_n, k=2.0) is None
+
+
+def test_fields_without_derivatives_in_space_need_no_walls():
+    """FitzHugh-Nagumo: the recovery v is even as u is; where u is odd, so is v."""
+    box = Box(t=(0, 2), x=(0, 1))
+
+    def made(wall, wave, source):
+        equations = (lambda u, v, u_t, u_xx: u_t - 0.02 * u_xx - u + u**3 + v, lambda u, v, v_t: v_t - u + v - source)
+        start = value(u=lambda x: wave(PI * x), v=lambda x: 0.1 * wave(2 * PI * x), on=box.at(t=0))
+        return PDE(box, *equations, start, wall)
+
+    insulation, zero = flux(u=0.0, on=box.boundary("x")), value(u=0.0, on=box.boundary("x"))
+    found = solve(made(insulation, jnp.cos, 0.2), budget=20, key=jax.random.key(0), report=None)
+    assert found.chosen["network"].startswith("Fourier series") and found.chosen["residual"] < 1e-8
+    assert mirrors(made(zero, jnp.sin, 0.0)).fields.tolist() == [[-1.0, -1.0]]
+    assert suits_fourier(made(zero, jnp.sin, 0.2)) is None
 
 
 def insulated(*axes):

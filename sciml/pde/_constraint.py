@@ -240,7 +240,7 @@ def _seam(pde, value: Value, field: str, target: str) -> str:
     read, numbers = _reader(pde, value.targets[target], target), _initial_numbers(pde)
     for axis in pde.periodic_axes:
         index = pde.axes.index(axis)
-        order = _order(pde, field, index)
+        order = order_along(pde, field, index)
         for piece in value.on.pieces:
             # Data that are a number have derivatives too.
             if (
@@ -262,7 +262,7 @@ def _kink(pde, value: Value, field: str, target: str) -> str:
     for piece in value.on.pieces:
         face = whole_face(pde, piece)
         for index, axis in enumerate(pde.axes):
-            order = _order(pde, field, index)
+            order = order_along(pde, field, index)
             if face is None or index == face[0] or order == 0:
                 continue
             points = piece.sample(jax.random.key(0), LINES)
@@ -272,7 +272,7 @@ def _kink(pde, value: Value, field: str, target: str) -> str:
     return ""
 
 
-def _order(pde, field: str, axis: int) -> int:
+def order_along(pde, field: str, axis: int) -> int:
     """The highest order of derivatives of a field along an axis that the equations ask for."""
     meanings = (m for t in next(iter(pde.groups.values())).terms for m in t.meanings.values())
     partials = demands(pde, meanings).get(field, {})

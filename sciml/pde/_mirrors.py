@@ -4,6 +4,7 @@ A field that is zero at both ends goes on as an odd function beyond them, one wh
 one. The residuals of equations beyond the ends are those in the domain, with a sign.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._condition import Value
-from ._constraint import whole_face
+from ._condition import Condition, Value
+from ._constraint import order_along, whole_face
 from ._derivatives import Laplacian, Partial
 from ._domain import TIME
 from ._names import Derivative, Normal
@@ -21,6 +22,8 @@ from ._rows import Partials, Table, bare_table, partials_of, slopes_at, terms_at
 
 # Points at which parities are looked at, and what counts as zero there, relative to what is usual.
 POINTS, ZERO = 16, 1e-6
+# Parities that are tried are two to the power of this at most.
+MOST_FREE = 4
 
 
 class Mirrors(NamedTuple):
@@ -94,20 +97,33 @@ def mirrors_of(pde: PDE) -> Mirrors | None:
     for name in walls(pde):
         for (axis, at, field), kind in _of_wall(pde, pde.groups[name]):
             kinds[axis, field].add((at, kind))
-    fields = np.zeros((len(axes), len(pde.fields)))
-    for row, axis in zip(fields, axes):
-        for field in range(len(pde.fields)):
-            kind = next((k for _, k in kinds[axis, field]), 0.0)
-            if kinds[axis, field] != {(at, kind) for at in pde.domain.bounds[pde.axes[axis]]}:
+    fields, free = np.zeros((len(axes), len(pde.fields))), []
+    for i, axis in enumerate(axes):
+        for j, name in enumerate(pde.fields):
+            found = kinds[axis, j]
+            kind = next((k for _, k in found), 0.0)
+            if not found and order_along(pde, name, axis) == 0:
+                free.append((i, j))
+            elif found != {(at, kind) for at in pde.domain.bounds[pde.axes[axis]]}:
                 return None
-            row[field] = kind
-    terms = _parities(pde, axes, fields)
-    return None if terms is None else Mirrors(axes, fields, terms)
+            fields[i, j] = kind
+    return _with_parities(pde, axes, fields, free)
+
+
+def _with_parities(pde: PDE, axes: tuple[int, ...], fields: np.ndarray, free: list[tuple[int, int]]) -> Mirrors | None:
+    """With those of fields that need no conditions, as they have no derivatives along an axis: as equations ask for."""
+    for kinds in itertools.product((1.0, -1.0), repeat=len(free)) if len(free) <= MOST_FREE else ():
+        for place, kind in zip(free, kinds):
+            fields[place] = kind
+        terms = _parities(pde, axes, fields)
+        if terms is not None:
+            return Mirrors(axes, fields, terms)
+    return None
 
 
 def walls(pde: PDE) -> list[str]:
     """The conditions that declare zero on whole faces at the ends of axes of space."""
-    return [n for n, g in pde.groups.items() if isinstance(g.source, Value) and _of_wall(pde, g)]
+    return [n for n, g in pde.groups.items() if isinstance(g.source, Value | Condition) and _of_wall(pde, g)]
 
 
 def targets_of(group: Group) -> list[Any]:
@@ -122,14 +138,28 @@ def _of_wall(pde: PDE, group: Group) -> list[tuple[tuple[int, float, int], float
         face = whole_face(pde, piece)
         if face is None or pde.axes[face[0]] == TIME:
             return []
-        for term, meaning in zip(group.terms, targets_of(group)):
+        for meaning in _zeros(group):
             across = isinstance(meaning, Normal) or (isinstance(meaning, Derivative) and meaning.partial == (face[0],))
             bare = isinstance(meaning, Derivative) and meaning.partial == ()
-            data = term.function.data  # pyright: ignore
-            if callable(data) or float(data) != 0 or meaning.of not in pde.fields or not (across or bare):
+            if not (across or bare) or meaning.of not in pde.fields:
                 return []
             found.append(((*face, pde.fields.index(meaning.of)), 1.0 if across else -1.0))
     return found
+
+
+def _zeros(group: Group) -> list[Any]:
+    """What a condition declares to be zero, as a value or as an equation, a number times one name; a None for anything
+    else it asks for.
+    """
+    if isinstance(group.source, Value):
+        data = [t.function.data for t in group.terms]  # pyright: ignore
+        return [None if callable(d) or float(d) != 0 else m for d, m in zip(data, targets_of(group))]
+    (term,) = group.terms
+    (name, meaning), *others = term.meanings.items()
+    if others or not isinstance(meaning, Derivative | Normal):
+        return [None]
+    zero, one, minus_two = (float(term.function(**{name: jnp.asarray(x)})) for x in (0.0, 1.0, -2.0))
+    return [meaning if zero == 0 and one != 0 and minus_two == -2 * one else None]
 
 
 def _parities(pde: PDE, axes: tuple[int, ...], fields: np.ndarray) -> np.ndarray | None:
