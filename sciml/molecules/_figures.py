@@ -70,6 +70,8 @@ def learning_figure(curves: Mapping[str, Any], *, error: str = "RMSE of forces (
     panel.set(yscale="log", xlabel="labels", ylabel=error, title=title)
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_major_formatter("{x:.2g}")
+    panel.yaxis.set_minor_formatter("{x:.2g}")
     panel.legend()
     return figure
 
