@@ -190,7 +190,7 @@ def test_where_series_do_not_apply():
     )
 
 
-@pytest.mark.filterwarnings("ignore:on t=0")
+@pytest.mark.filterwarnings("ignore:the data of u on t=0")
 def test_values_that_jump_leave_a_residual():
     """What the waves lack of a jump is in the residuals of the initial values, however many there are."""
     box = Box(t=(0, 0.1), x=(0, 1))

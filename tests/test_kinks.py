@@ -72,16 +72,18 @@ def square(x):
 
 def test_initial_values_that_jump_are_a_penalty():
     """As a lift they would solve the equations everywhere but at the jumps, without moving."""
-    with pytest.warns(UserWarning, match=r"on t=0 the data .* jump near x = 0\.[27]5: it is imposed by a penalty"):
+    with pytest.warns(
+        UserWarning, match=r"the data of u on t=0, .* jump near x = 0\.[27]5: t=0 is imposed by a penalty"
+    ):
         pde = advection(square)
     assert [v.on.label for v in pde.exact] == ["x=0"]
     assert "u on t=0" in pde.residuals(pde.model(lambda p: jnp.zeros(1)), pde.points(64, 16)(jax.random.key(0)))
-    with pytest.raises(ValueError, match="cannot hold exactly: the data .* jump near x"):
+    with pytest.raises(ValueError, match="the data of u on t=0, .* jump near x .* leave out exact=True"):
         advection(square, exact=True)
     assert len(advection(lambda x: jnp.maximum(x - 1, 0.0)).exact) == 2, "a kink does not matter to first derivatives"
 
 
-@pytest.mark.filterwarnings("ignore:on t=0")
+@pytest.mark.filterwarnings("ignore:the data of u on t=0")
 def test_the_residual_of_a_jump_says_that_there_is_an_error():
     pde = advection(square)
     solution = sciml.solve(pde, budget=5, key=jax.random.key(0), report=None)

@@ -156,7 +156,7 @@ def labelled(structures: Frames, oracle: Oracle = XTB(), *, processes: int = 1, 
 
     Raises OracleError where no structure is left.
     """
-    given = [_arrangement(structures, i) for i in range(len(structures))]
+    given = [arrangement_of(structures, i) for i in range(len(structures))]
     with bars(progress) as begin:
         advance = begin("labels", len(given))
         if processes == 1:
@@ -172,10 +172,10 @@ def labelled(structures: Frames, oracle: Oracle = XTB(), *, processes: int = 1, 
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         warnings.warn(f"left out {'; '.join(lost[:3])}{more}", OracleWarning, stacklevel=2)
-    return _with_labels(structures[np.array(kept)], [found[i] for i in kept])
+    return with_found_labels(structures[np.array(kept)], [found[i] for i in kept])
 
 
-def _with_labels(structures: Frames, found: Sequence[Any]) -> Frames:
+def with_found_labels(structures: Frames, found: Sequence[Any]) -> Frames:
     names = set.intersection(*(set(one) for one in found))
     of_atoms = {n for n in names if n in ("forces", "charges")}
     return structures.with_labels(
@@ -184,7 +184,7 @@ def _with_labels(structures: Frames, found: Sequence[Any]) -> Frames:
     )
 
 
-def _arrangement(structures: Frames, i: int) -> Arrangement:
+def arrangement_of(structures: Frames, i: int) -> Arrangement:
     rows = structures.atoms_of(i)
     charge = float(structures.charges[i])
     return Arrangement(

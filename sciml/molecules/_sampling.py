@@ -8,7 +8,7 @@ from ase import Atoms, units
 
 from ..nn._layers import require_positive
 from ._frames import Frames, from_atoms, joined
-from ._oracle import XTB, Oracle, _arrangement, _with_labels
+from ._oracle import XTB, Oracle, arrangement_of, with_found_labels
 
 
 def sampled(
@@ -57,12 +57,12 @@ def sampled(
         places.pbc,
         places.charges,
     )
-    return _with_labels(bare, [labels for _, labels in found])
+    return with_found_labels(bare, [labels for _, labels in found])
 
 
 def _langevin(frame, oracle, heat, step, friction, random) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Positions and labels after each step, without an end."""
-    given, mass = _arrangement(frame, 0), frame.to_atoms()[0].get_masses()[:, None]
+    given, mass = arrangement_of(frame, 0), frame.to_atoms()[0].get_masses()[:, None]
     kick, keep = 0.5 * step * units.fs**2 / mass, np.exp(-friction * step)
     speed = np.sqrt(heat * units.fs**2 / mass)
     x = given.positions

@@ -160,10 +160,9 @@ def exact_values(pde) -> tuple[Value, ...]:
         reason = _obstacle(pde, value) or _too_many(pde, [*chosen, value])
         if reason and value.exact:
             raise ValueError(f"the condition on {value.on.label} cannot hold exactly: {reason}")
-        if "jump near" in reason:
-            warnings.warn(f"on {value.on.label} {reason}: it is imposed by a penalty", stacklevel=2)
         if not reason:
             chosen.append(value)
+    chosen = [v for v in chosen if not _jumps_inside(pde, v)]
     chosen = [v for v in chosen if not _needs_missing_value(pde, v, chosen)]
     for value in list(chosen):
         if _disagrees(pde, value, chosen):
@@ -212,9 +211,6 @@ def _obstacle(pde, value: Value) -> str:
         axis = _seam(pde, value, field, target)
         if axis and not value.exact:
             return f"its derivatives jump between the ends of the periodic axis {axis}"
-        place = _kink(pde, value, field, target)
-        if place:
-            return f"the data or derivatives of theirs jump near {place}"
     return ""
 
 
@@ -252,12 +248,24 @@ def _seam(pde, value: Value, field: str, target: str) -> str:
     return ""
 
 
-def _kink(pde, value: Value, field: str, target: str) -> str:
-    """A place on a face where the data of a value jump, or derivatives of lower order than those that the equations ask
-    for: the lift would have such a derivative nowhere but there. Empty where there is none.
+def _jumps_inside(pde, value: Value) -> bool:
+    """Whether data of `value` jump on a face, or derivatives of lower order than those that the equations ask for: the
+    lift would have such a derivative nowhere but there.
     """
-    if not callable(value.targets[target]):
-        return ""
+    for target, data in value.targets.items():
+        place = _kink(pde, value, target) if callable(data) else ""
+        if place:
+            message = f"the data of {target} on {value.on.label}, or their derivatives, jump near {place}"
+            if value.exact:
+                raise ValueError(f"{message}: they cannot hold exactly; leave out exact=True")
+            warnings.warn(f"{message}: {value.on.label} is imposed by a penalty", stacklevel=2)
+            return True
+    return False
+
+
+def _kink(pde, value: Value, target: str) -> str:
+    """A place on a face where a target of `value` or one of those derivatives jumps; empty where there is none."""
+    field, _ = _target(pde, target, value)
     read, numbers = _reader(pde, value.targets[target], target), _initial_numbers(pde)
     for piece in value.on.pieces:
         face = whole_face(pde, piece)
