@@ -280,7 +280,7 @@ def _kink(pde, value: Value, target: str) -> str:
     return ""
 
 
-def order_along(pde, field: str, axis: int) -> int:
+def order_along(pde, field: str | None, axis: int) -> int:
     """The highest order of derivatives of a field along an axis that the equations ask for."""
     meanings = (m for t in next(iter(pde.groups.values())).terms for m in t.meanings.values())
     partials = demands(pde, meanings).get(field, {})
