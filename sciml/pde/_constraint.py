@@ -266,6 +266,7 @@ def _jumps_inside(pde, value: Value) -> bool:
 def _kink(pde, value: Value, target: str) -> str:
     """A place on a face where a target of `value` or one of those derivatives jumps; empty where there is none."""
     field, _ = _target(pde, target, value)
+    assert field is not None, "others cannot hold exactly"
     read, numbers = _reader(pde, value.targets[target], target), _initial_numbers(pde)
     for piece in value.on.pieces:
         face = whole_face(pde, piece)
@@ -280,7 +281,7 @@ def _kink(pde, value: Value, target: str) -> str:
     return ""
 
 
-def order_along(pde, field: str | None, axis: int) -> int:
+def order_along(pde, field: str, axis: int) -> int:
     """The highest order of derivatives of a field along an axis that the equations ask for."""
     meanings = (m for t in next(iter(pde.groups.values())).terms for m in t.meanings.values())
     partials = demands(pde, meanings).get(field, {})
